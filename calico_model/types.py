@@ -31,6 +31,11 @@ class RegionKind(StrEnum):
     COMMON_PART = "common_part"
     UNIQUE_PART = "unique_part"
 
+    @property
+    def is_part(self) -> bool:
+        """Whether a region of this kind is a part of an object, not an object."""
+        return self is not RegionKind.COMMON_OBJECT
+
 
 class Supervision(Flag):
     """Which losses a corrected region takes part in.

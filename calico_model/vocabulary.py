@@ -27,7 +27,7 @@ CLOSE_ENOUGH = 0.75
 SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 """Words of a name that means another thing in a mirrored image."""
 
-_ARTICLES = frozenset({"a", "an", "the"})
+ARTICLES = frozenset({"a", "an", "the"})
 _POSSESSIVE = re.compile(r"['\u2019]s?\b")
 _IN_WORDS = frozenset("#%\u200c\u200d")  # beside letters, marks, numbers and symbols
 _ANGLE = re.compile(r"([<>])")
@@ -110,7 +110,7 @@ def _normal(label: str) -> str:
     words = _ANGLE.sub(r" \1 ", "".join(c if _is_in_word(c) else " " for c in bare)).split()
     if not words:
         return " ".join(text.split())
-    kept = [word for word in words[:-1] if word not in _ARTICLES] + words[-1:]
+    kept = [word for word in words[:-1] if word not in ARTICLES] + words[-1:]
     return " ".join(_singular(word) for word in kept)
 
 

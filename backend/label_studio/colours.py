@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from backend.types import Region
-from calico_model.types import PartMask, RegionKind
+from calico_model.types import PartMask
 from calico_model.vocabulary import normalise
 
 
@@ -35,18 +35,14 @@ def colours_of(
     by_id = {region.id: region.colour for region in drawn}
     of_name = {_name(region.label or ""): region.colour for region in drawn if region.label}
     taken = set(by_id.values())
-    names = dict.fromkeys(_name(part.label) for part in parts if _is_part(part))
+    names = dict.fromkeys(_name(part.label) for part in parts if part.kind.is_part)
     for name in sorted(names.keys() - of_name.keys()):
         of_name[name] = _free(name, palette, taken)
         taken.add(of_name[name])
     return [
-        (by_id.get(id_) or of_name[_name(part.label)]) if _is_part(part) else None
+        (by_id.get(id_) or of_name[_name(part.label)]) if part.kind.is_part else None
         for part, id_ in zip(parts, ids, strict=True)
     ]
-
-
-def _is_part(part: PartMask) -> bool:
-    return part.kind is not RegionKind.COMMON_OBJECT
 
 
 def _name(label: str) -> str:

@@ -53,12 +53,12 @@ def settle_overlaps(parts: Sequence[PartMask]) -> tuple[PartMask, ...]:
     """
     settled = []
     for index, part in enumerate(parts):
-        if not _is_part(part):
+        if not part.kind.is_part:
             settled.append(part)
             continue
         mask = part.mask
         for other_index, other in enumerate(parts):
-            is_rival = other_index != index and _is_part(other)
+            is_rival = other_index != index and other.kind.is_part
             if is_rival and other.image_index == part.image_index:
                 wins = (other.score, -other_index) > (part.score, -index)
                 if wins and not _is_nested(part.mask, other.mask):
@@ -84,9 +84,9 @@ def unknown_parts(parts: Sequence[PartMask]) -> tuple[PartMask, ...]:
     """
     found = []
     for owner in parts:
-        if _is_part(owner):
+        if owner.kind.is_part:
             continue
-        siblings = [p for p in parts if _is_part(p) and p.image_index == owner.image_index]
+        siblings = [p for p in parts if p.kind.is_part and p.image_index == owner.image_index]
         if not any((part.mask & owner.mask).any() for part in siblings):
             continue
         covered = np.logical_or.reduce([part.mask for part in siblings])
@@ -104,10 +104,6 @@ def unknown_parts(parts: Sequence[PartMask]) -> tuple[PartMask, ...]:
     return tuple(found)
 
 
-def _is_part(part: PartMask) -> bool:
-    return part.kind is not RegionKind.COMMON_OBJECT
-
-
 def _is_nested(first: BoolMask, second: BoolMask) -> bool:
     shared = int((first & second).sum())
     return shared >= _NESTED * min(int(first.sum()), int(second.sum()))
@@ -122,9 +118,9 @@ def _clipped(part: PartMask, owner: PartMask | None) -> PartMask:
 
 
 def _owner(part: PartMask, parts: Sequence[PartMask]) -> PartMask | None:
-    if not _is_part(part):
+    if not part.kind.is_part:
         return None
-    here = [p for p in parts if not _is_part(p) and p.image_index == part.image_index]
+    here = [p for p in parts if not p.kind.is_part and p.image_index == part.image_index]
     named = [owner for owner in here if owner.label == part.object_label]
     candidates = named or here
     return candidates[0] if len(candidates) == 1 else None

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import cv2
 import numpy as np
 
-from calico_model.types import BoolMask, PartMask, RegionKind, RgbImage
-from calico_model.vocabulary import normalise
+from calico_model.types import BoolMask, PartMask, RgbImage
+from calico_model.vocabulary import ARTICLES, normalise
 
-_ARTICLES = frozenset(("a", "an", "the"))
-_LARGE, _SMALL = 0.25, 0.05  # share of the image from which, and up to which, an object is so
-_MOST_PIXELS = 4096
-_LEAST_SHARE = 0.15  # of an object that must be left beside its parts, to name its colour
-_WITHIN = 0.6  # share of a part inside an object from which it belongs to it
+_LARGE, _SMALL = 0.25, 0.05  # least share of the image of a large object, most of a small one
+_MOST_PIXELS = 4096  # of a region that are looked at, to name its colour
+_LEAST_SHARE = 0.15  # of an object that must be outside its parts, to name the object's colour
+_WITHIN = 0.6  # share of a part inside an object from which the part belongs to the object
 _BLACK, _WHITE, _GREY = 45, 205, 40  # of value, value and saturation, 0-255
 _BROWN_BELOW = 150  # value of an orange that is called brown
 _PINK_BELOW = 130  # saturation of a red or purple that is called pink
@@ -101,11 +100,11 @@ def compose_caption(parts: Sequence[PartMask], images: Sequence[RgbImage]) -> Ca
     """
     writer = _Writer(parts, images)
     owners = owners_of(parts)
-    objects = _things(parts, (n for n in range(len(parts)) if _is_object(parts[n])))
+    objects = _things(parts, (n for n in range(len(parts)) if not parts[n].kind.is_part))
     for thing in objects:
         writer.write_object(thing, _parts_of(parts, owners, thing))
     named = {number for thing in objects for number in thing.regions}
-    rest = (n for n in range(len(parts)) if not _is_object(parts[n]) and owners[n] not in named)
+    rest = (n for n in range(len(parts)) if parts[n].kind.is_part and owners[n] not in named)
     writer.write_rest(_things(parts, rest))
     return writer.caption()
 
@@ -124,42 +123,57 @@ def link_caption(text: str, parts: Sequence[PartMask]) -> Caption:
     for number, part in enumerate(parts):
         if part.label and part.mask.any():
             by_name[normalise(part.label)].append(number)
-    words = [(match[0], match.start(), match.end()) for match in re.finditer(r"[\w'+#]+", text)]
-    longest = max((len(name.split()) for name in by_name), default=0)
     phrases: list[CaptionPhrase] = []
-    object_phrases: dict[int, int] = {}
-    at = 0
-    while at < len(words):
-        found = None
-        if words[at][0].lower() in _ARTICLES:  # no name begins with one
-            at += 1
-            continue
-        for count in range(min(longest, len(words) - at), 0, -1):
-            start, end = words[at][1], words[at + count - 1][2]
-            found = by_name.get(normalise(text[start:end]))
-            if found is not None:
-                break
-        if found is None:
-            at += 1
-            continue
-        is_object = _is_object(parts[found[0]])
+    object_phrases: dict[int, int] = {}  # region of an object -> the phrase that names it
+    for start, end in _named_spans(text, by_name):
+        regions = by_name[normalise(text[start:end])]
+        is_object = not parts[regions[0]].kind.is_part
         if is_object:
-            object_phrases |= dict.fromkeys(found, len(phrases))
-        owner = next((owners[n] for n in found if owners[n] in object_phrases), None)
+            object_phrases |= dict.fromkeys(regions, len(phrases))
+        owner = next((owners[n] for n in regions if owners[n] in object_phrases), None)
         parent = None if is_object or owner is None else object_phrases[owner]
         level = Level.OBJECT if is_object else Level.PART
-        phrases.append(CaptionPhrase(level, start, end, tuple(found), parent))
-        at += count
+        phrases.append(CaptionPhrase(level, start, end, tuple(regions), parent))
     return Caption(text, tuple(phrases))
 
 
+def _named_spans(text: str, names: Collection[str]) -> Iterator[tuple[int, int]]:
+    """Yields the characters [start, end) of each name in a text; longer names win.
+
+    Args:
+        text: in any case, singular or plural.
+        names: in normal form.
+    """
+    words = list(re.finditer(r"[\w'+#]+", text))
+    longest = max((len(name.split()) for name in names), default=0)
+    at = 0
+    while at < len(words):
+        is_article = words[at][0].lower() in ARTICLES  # no name begins with one
+        start = words[at].start()
+        ends = [word.end() for word in words[at : at + (0 if is_article else longest)]]
+        named = (
+            n for n in range(len(ends), 0, -1) if normalise(text[start : ends[n - 1]]) in names
+        )
+        count = next(named, 0)
+        if count:
+            yield start, ends[count - 1]
+        at += max(1, count)
+
+
 def owners_of(parts: Sequence[PartMask]) -> tuple[int | None, ...]:
-    """Returns the object of each part: its position, by name and place; None for objects too."""
-    objects = [n for n, part in enumerate(parts) if _is_object(part) and part.label]
+    """Finds the object that each part belongs to, by the part's `object_label` and by its place.
+
+    Args:
+        parts: regions of a group, objects and parts.
+
+    Returns:
+        Per region the position of its object in `parts`; None for objects, and for parts of none.
+    """
+    objects = [n for n, part in enumerate(parts) if part.label and not part.kind.is_part]
     owners: list[int | None] = []
     for part in parts:
         owner, best = None, 0.0
-        if not _is_object(part) and part.mask.any():
+        if part.kind.is_part and part.mask.any():
             for number in objects:
                 thing = parts[number]
                 if thing.image_index != part.image_index:
@@ -328,10 +342,6 @@ def _parts_of(
     parts: Sequence[PartMask], owners: Sequence[int | None], thing: _Thing
 ) -> list[_Thing]:
     return _things(parts, (n for n, owner in enumerate(owners) if owner in thing.regions))
-
-
-def _is_object(part: PartMask) -> bool:
-    return part.kind is RegionKind.COMMON_OBJECT
 
 
 def _inside(part: BoolMask, whole: BoolMask) -> float:

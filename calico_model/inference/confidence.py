@@ -138,9 +138,9 @@ def fit_confidence(outcomes: Sequence[EvidenceOutcome]) -> Confidence:
 def fit_calibration(score: _Floats, right: NDArray[np.bool_]) -> Calibration:
     """Fits slope and shift to a project's outcomes (Platt 1999), with the identity as prior.
 
-    The prior has the weight of about a hundred regions: without regions the fit is the identity. A
-    new project has a few dozen, of versions that knew less than the one to calibrate: on seven sets
-    of photographs, a prior of ten regions moved scores by more than they were wrong.
+    The prior weighs as much as about a hundred regions; without regions the fit is the identity. A
+    new project has only a few dozen outcomes, of older versions than the one to calibrate. On seven
+    sets of photographs, a prior of ten regions moved scores by more than their error.
 
     Args:
         score: (N,) in [0, 1], before any calibration.

@@ -72,7 +72,8 @@ class FeatureStore:
         if used + need > self._max_bytes:
             raise InvalidConfigError(
                 f"feature cache: {what} beside the {used / _GIB:.2f} GiB in {self._root}, "
-                f"but its ceiling is {self._max_bytes / _GIB:.2f} GiB; raise it or go without"
+                f"but its ceiling is {self._max_bytes / _GIB:.2f} GiB; raise the ceiling or "
+                "train without the cache"
             )
         free = shutil.disk_usage(self._root).free
         if need > free:

@@ -31,7 +31,7 @@ LIMIT = 4.0
 """Bound of the logits of a coarse mask, so that the refiner can overrule them. A mask drawn by an
 annotator counts as logits of that size."""
 _MARGIN = 0.2  # of the mask's extent, on each side: 1.4 times as large in all (FocalClick)
-_LEAST = 1 / 10  # of the image's longest side; a smaller rectangle shows nothing around a mask
+_LEAST = 1 / 10  # of the image's longest side; a smaller rectangle shows too little around a mask
 _REACH = 1 / 3  # of the image's longest side, on each side of a click without a mask
 _DISC_RADIUS = 4  # of a click, in pixels of the view
 _MEAN = np.array(SAM_MEAN, np.float32)[:, None, None]
@@ -76,8 +76,9 @@ class Picture:
         image: (H, W, 3) uint8.
         fine: (F, L, L) the decoder's finest map of the padded square frame; F is 0 without one.
         shown: share of the frame that the image covers, (down, across).
-        encode: gives the photo trunk's maps of a rectangle; None without a refiner of photographs.
-        maps: what it gave for the rectangles that were looked at; a second look costs no encoding.
+        encode: returns the photo trunk's maps of a rectangle; None without a refiner of
+            photographs.
+        maps: results of `encode` by rectangle: no rectangle is encoded twice.
     """
 
     image: RgbImage
@@ -121,7 +122,7 @@ def refine_masks(
     prompts: Sequence[MaskPrompt | None],
     places: Sequence[Focus | None] | None = None,
 ) -> list[BoolMask]:
-    """Refines masks, or draws the masks that prompts mean without a coarse mask.
+    """Refines masks; where a coarse mask is empty, draws the mask that the prompt means.
 
     Args:
         refiner: in evaluation mode.
@@ -153,13 +154,13 @@ def _run_refiner(
     """Logits that the refiner adds in each rectangle, (n, V, V)."""
     device = refiner.spread.weight.device
     views = torch.stack(
-        [see(picture.image, place, mask, prompt) for picture, place, mask, prompt in shown]
+        [view_of(picture.image, place, mask, prompt) for picture, place, mask, prompt in shown]
     )
-    fine = torch.stack([see_fine(picture, place) for picture, place, _, _ in shown])
+    fine = torch.stack([fine_map_of(picture, place) for picture, place, _, _ in shown])
     maps: list[Tensor] = []
     if refiner.reads_maps:
         fine = fine[:, :0]
-        encoded = [see_maps(picture, place) for picture, place, _, _ in shown]
+        encoded = [photo_maps_of(picture, place) for picture, place, _, _ in shown]
         maps = [torch.stack(level).to(device).float() for level in zip(*encoded, strict=True)]
     with torch.autocast(device.type, torch.bfloat16, enabled=is_fast_in_half(device)):
         added = refiner(views.to(device), fine.to(device), maps)
@@ -225,7 +226,7 @@ def focus_on(coarse: Coarse, prompt: MaskPrompt | None) -> Focus | None:
 
 
 def around(click: Click, size_hw: tuple[int, ...]) -> Focus:
-    """Returns the rectangle of the first look around a click, whose region may be of any size."""
+    """Returns a wide rectangle around a click without a mask: its region may be of any size."""
     height, width = size_hw
     reach = _REACH * max(height, width)
     x = min(max(click.x, 0.0), width - 1.0)
@@ -238,7 +239,7 @@ def around(click: Click, size_hw: tuple[int, ...]) -> Focus:
     )
 
 
-def see(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None) -> Tensor:
+def view_of(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None) -> Tensor:
     """Returns the (planes, V, V) float32 view of a rectangle; see `Plane`.
 
     Args:
@@ -272,10 +273,11 @@ def see(image: RgbImage, place: Focus, coarse: Coarse, prompt: MaskPrompt | None
     return torch.from_numpy(view)
 
 
-def see_maps(picture: Picture, place: Focus) -> tuple[Tensor, ...]:
-    """Returns the photo trunk's maps of a rectangle; see `EncodeView`, without the first axis.
+def photo_maps_of(picture: Picture, place: Focus) -> tuple[Tensor, ...]:
+    """Returns the photo trunk's maps of a rectangle, as `EncodeView` without the first axis.
 
-    A rectangle of the whole image is encoded, too: the cached maps are of another resolution.
+    Even the rectangle of the whole image is encoded: the image's features have its maps in another
+    resolution.
     """
     if place not in picture.maps:
         assert picture.encode is not None
@@ -284,7 +286,7 @@ def see_maps(picture: Picture, place: Focus) -> tuple[Tensor, ...]:
     return picture.maps[place]
 
 
-def see_fine(picture: Picture, place: Focus) -> Tensor:
+def fine_map_of(picture: Picture, place: Focus) -> Tensor:
     """Returns the (F, V/2, V/2) part of the decoder's finest map that shows a rectangle."""
     height, width = picture.image.shape[:2]
     down, across = picture.shown

@@ -72,7 +72,7 @@ def segments_of(
     wants_objects = kind is RegionKind.COMMON_OBJECT
     segments: list[Segment] = []
     if parsed.segments != len(states):
-        # A tag was spelled letter by letter: the phrases of the masks are unknown.
+        # The model spelled a tag letter by letter: which phrase each [SEG] belongs to is unknown.
         return segments
     for phrase, first in zip(parsed.phrases, parsed.first_segments, strict=True):
         if phrase.is_object != wants_objects or not phrase.label:
@@ -111,7 +111,7 @@ def decode_segments(
     segments: Sequence[Segment],
     images: Sequence[RgbImage] | None = None,
 ) -> tuple[PartMask, ...]:
-    """Draws the mask of every region, in order, with empty masks.
+    """Draws the mask of every region. The order stays, and regions of empty masks stay, too.
 
     Args:
         model: in evaluation mode, on the device of the features.
@@ -141,10 +141,7 @@ def decode_segments(
     parts: list[PartMask] = []
     for segment, mask, mask_logits, iou_hat in zip(segments, masks, logits, qualities, strict=True):
         is_shared = segment.kind is not RegionKind.UNIQUE_PART
-        score, evidence = (
-            iou_hat * segment.certainty,
-            MaskEvidence(iou_hat, _mask_score(mask_logits), segment.certainty),
-        )
+        evidence = MaskEvidence(iou_hat, _mask_score(mask_logits), segment.certainty)
         parts.append(
             PartMask(
                 image_index=segment.image,
@@ -153,7 +150,7 @@ def decode_segments(
                 mask=mask,
                 object_label=segment.object_label,
                 part_id=f"{segment.kind.value}:{segment.label}" if is_shared else None,
-                score=score if segment.chance is None else segment.chance,
+                score=iou_hat * segment.certainty if segment.chance is None else segment.chance,
                 evidence=evidence if segment.chance is None else None,
             )
         )

@@ -28,10 +28,10 @@ from calico_model.modeling.span_head import SpanHead, read_spans
 from calico_model.prompts import ParsedAnswer
 from calico_model.tokenizer import Tokenizer
 from calico_model.types import RegionKind
+from calico_model.vocabulary import ARTICLES
 
 _IMAGES = re.compile(r"^\s*((?:\(IMAGE\d+\)\s*)+)")
 _IMAGE = re.compile(r"\(IMAGE(\d+)\)")
-_ARTICLES = ("the", "a", "an")
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ def pool_phrase(
         tokenizer: of the model.
     """
     first, end = span
-    if end - first > 1 and tokenizer.decode([ids[first]]).strip().lower() in _ARTICLES:
+    if end - first > 1 and tokenizer.decode([ids[first]]).strip().lower() in ARTICLES:
         first += 1
     return tokens[first:end].mean(0)
 

@@ -107,7 +107,7 @@ def draw_answers(
             sharpens its masks; None leaves the masks as they are.
 
     Returns:
-        Regions in answer order, with those of an empty mask.
+        Regions in answer order; regions of empty masks stay.
     """
     texts = list(answers.items())
     if model.config.query_source == "span":
@@ -138,7 +138,7 @@ def draw_scored_answers(
         answers: any number of (question, text in the grammar of prompts.py).
 
     Returns:
-        Per answer its regions in order, with those of an empty mask. `Evidence.phrase` is the
+        Per answer its regions in order; regions of empty masks stay. `MaskEvidence.phrase` is the
         geometric mean of the probabilities of the name's tokens.
     """
     forced = _force(model, tokenizer, features, answers)

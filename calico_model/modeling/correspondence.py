@@ -19,8 +19,8 @@ from calico_model.config import CalicoConfig
 class CorrespondenceExtraction(nn.Module):
     """Lets the global tokens of an image read its own semantic tokens (equation 6).
 
-    Correspondence across images arises because DINO features of like parts are alike. The paper
-    does not describe its inside: norms and projection follow the configuration.
+    Parts that look alike have similar DINO features, so they correspond across images. The paper
+    does not describe the inside of the module: norms and projection follow the configuration.
     """
 
     def __init__(self, config: CalicoConfig) -> None:
@@ -61,7 +61,7 @@ class QueryTransformer(Protocol):
 
 
 class ContextAwareModule(nn.Module):
-    """Re-asks the images in the light of the prompt and adds the answer to their LLM rows."""
+    """Runs the Q-Former once more with the prompt in its queries; changes the images' LLM rows."""
 
     def __init__(self, width: int, query_width: int) -> None:
         super().__init__()

@@ -43,18 +43,18 @@ class Domain:
 
     def covers(self, features: ImageFeatures) -> bool:
         """Whether the images of a group are, on average, on the side of the corrected ones."""
-        style = describe(features)
+        style = style_of(features)
         return bool((style @ self.weight.to(style) + self.bias.to(style)).mean() > 0)
 
 
 def style_width(config: CalicoConfig) -> int:
-    """Returns P, the length of a vector of `describe`."""
+    """Returns P, the length of a vector of `style_of`."""
     width = config.mask.prompt_width
     has_fine = config.mask.high_resolution and config.trunk is not None
     return 2 * (width // 4 + width // 8 if has_fine else width)
 
 
-def describe(features: ImageFeatures) -> Tensor:
+def style_of(features: ImageFeatures) -> Tensor:
     """Returns the style of each image: mean and deviation of the channels of its finest maps.
 
     Args:
@@ -64,8 +64,7 @@ def describe(features: ImageFeatures) -> Tensor:
         (M, P) float32.
     """
     maps = features.mask.fine or (features.mask.embedding,)
-    flat = [values.float().flatten(2) for values in maps]  # (M, C, cells)
-    return torch.cat([part for cells in flat for part in (cells.mean(-1), cells.std(-1))], dim=1)
+    return torch.cat([_style(values) for values in maps], dim=1)
 
 
 def find_domain(corrected: Sequence[ImageFeatures], base: Sequence[ImageFeatures]) -> Domain | None:
@@ -100,8 +99,8 @@ def _without(groups: Sequence[ImageFeatures], fold: int, folds: int) -> list[Ima
 
 def _discriminant(corrected: Sequence[ImageFeatures], base: Sequence[ImageFeatures]) -> Domain:
     """Fisher's discriminant, in units of the base's deviation, with a shrunk covariance."""
-    inside = torch.cat([describe(group) for group in corrected]).double()
-    outside = torch.cat([describe(group) for group in base]).double()
+    inside = torch.cat([style_of(group) for group in corrected]).double()
+    outside = torch.cat([style_of(group) for group in base]).double()
     centre, scale = outside.mean(0), outside.std(0) + 1e-6
     inside, outside = (inside - centre) / scale, (outside - centre) / scale
     apart = inside.mean(0)
@@ -124,7 +123,7 @@ class Familiarity(nn.Module):
     """A linear discriminant between known and unknown pictures; untrained, all are familiar.
 
     Attributes:
-        weight: (2 C,) of an image's style, from `describe_maps`.
+        weight: (2 C,) of an image's style, from `photo_style`.
         bias: (1,); the discriminant is positive where pictures are familiar.
     """
 
@@ -143,7 +142,7 @@ class Familiarity(nn.Module):
         """Whether the images of a group are familiar, on average."""
         if not features.photo:
             return True
-        style = describe_maps(features.photo)
+        style = photo_style(features.photo)
         return bool((style @ self.weight.to(style) + self.bias.to(style)).mean() > 0)
 
     @torch.no_grad()
@@ -151,7 +150,7 @@ class Familiarity(nn.Module):
         """Fits the discriminant to styles of known and of unknown pictures.
 
         Args:
-            known: (n, 2 C) from `describe_maps`.
+            known: (n, 2 C) from `photo_style`.
             unknown: (m, 2 C) likewise.
             known_share: position of the boundary on the way from the mean of the known styles to
                 the mean of the unknown ones, in (0, 1).
@@ -168,11 +167,16 @@ class Familiarity(nn.Module):
         self.bias.copy_(-(direction @ boundary) - weight @ centre)
 
 
-def describe_maps(photo: Sequence[Tensor]) -> Tensor:
+def photo_style(photo: Sequence[Tensor]) -> Tensor:
     """Returns the style of each image, (M, 2 C): mean and deviation of a map's channels.
 
     Args:
         photo: see `ImageFeatures.photo`.
     """
-    flat = photo[_LEVEL].float().flatten(2)
-    return torch.cat((flat.mean(-1), flat.std(-1)), dim=1)
+    return _style(photo[_LEVEL])
+
+
+def _style(values: Tensor) -> Tensor:
+    """Mean and deviation (M, 2 C) of the channels of an (M, C, H, W) map."""
+    cells = values.float().flatten(2)
+    return torch.cat((cells.mean(-1), cells.std(-1)), dim=1)

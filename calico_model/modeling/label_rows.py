@@ -1,8 +1,8 @@
-"""Token rows of a project's own labels: one row per name beats spelling it.
+"""Token rows of a project's own labels: a name with a row of its own needs no spelling.
 
 Legend: n labels, D the LLM's width, V vocabulary.
-While they learn the rows are parameters of their own, put over the frozen tables by hooks, so that
-no gradient or optimiser state of a whole table is ever made.
+While the rows learn they are parameters of their own. Hooks put them over the frozen tables, so
+that a whole table never needs gradients or optimiser state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LabelRows(nn.Module):
     ids: Tensor
 
     def __init__(self, ids: Sequence[int], inputs: Tensor, outputs: Tensor) -> None:
-        """Starts from (n, D) rows; `ids` are the reserved tokens they stand for."""
+        """Starts from (n, D) rows of the reserved tokens `ids`."""
         super().__init__()
         self.register_buffer("ids", torch.tensor(ids, dtype=torch.long, device=inputs.device))
         self.inputs = nn.Parameter(inputs.detach().float().clone())

@@ -35,7 +35,7 @@ def pixel_loss(
     Args:
         logits: (K, L, L).
         target: (K, L, L) in [0, 1]; fractions at borders are fine.
-        focal_gamma: 0 is the plain form of the parents' code; 2 the paper's focal form.
+        focal_gamma: 0 is the plain form, as in LISA's code; 2 is the paper's focal form.
         inside: (K, L, L) share of each cell that is image and not padding; None is all of it.
     """
     logits = logits.float()
@@ -49,7 +49,13 @@ def pixel_loss(
 
 
 def dice_loss(logits: Tensor, target: Tensor, *, inside: Tensor | None = None) -> Tensor:
-    """1 - Dice overlap of the soft mask: (K,); smoothed as the parents do, 1e-6 at 1/1000."""
+    """Returns 1 - Dice overlap of the soft mask, (K,).
+
+    The smoothing equals that of LISA and GLaMM, who add 1e-6 to sums that are divided by 1000.
+
+    Args:
+        logits, target, inside: as in `pixel_loss`.
+    """
     chance = logits.float().sigmoid().flatten(1)
     if inside is not None:
         chance = chance * inside.flatten(1)

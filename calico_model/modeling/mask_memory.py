@@ -1,4 +1,4 @@
-"""Mask memory: the masks that an image has already condition the next mask (after Plum).
+"""Mask memory: the next mask of an image depends on the masks it has so far (after Plum).
 
 SAM's mask encoder, conditioned: each remembered mask is encoded together with its own prompt
 (FiLM), then each cell attends over the masks at its position. The result is added to the dense

@@ -1,10 +1,10 @@
 """A small network that sharpens one mask on the pixels around it (FocalClick, section 3.2).
 
 The decoder's masks have the resolution of the network's frame, where a wheel is a few cells wide.
-The refiner sees the mask's own rectangle of the original image, at `VIEW` pixels a side, together
-with what the annotator pointed at and the finest map that the decoder has of that place, and says
-what to add to the mask's logits. It has not heard of names. Its last layer starts at zero: an
-untrained refiner changes nothing, bit for bit.
+The refiner reads the rectangle of the original image around the mask, scaled to `VIEW` pixels a
+side, the annotator's clicks and box, and the decoder's finest map of that rectangle. It returns
+what to add to the mask's logits. It knows no names. Its last layer starts at zero: an untrained
+refiner changes nothing, bit for bit.
 Legend: n views, V = `VIEW`, F channels of the decoder's finest map (0 where it has none).
 """
 
@@ -38,20 +38,20 @@ class Plane(IntEnum):
     POSITIVE = 5
     """1 in a disk around every click that belongs to the mask."""
     NEGATIVE = 6
-    """1 in a disk around every click that does not."""
+    """1 in a disk around every click that does not belong to it."""
     BOX = 7
     """1 inside the annotator's box, -1 outside; 0 everywhere if there is none."""
 
 
 class MaskRefiner(nn.Module):
-    """Views to what is added to the mask's logits."""
+    """Maps views of masks to logits that are added to the masks."""
 
     def __init__(self, fine_width: int = 0, trunk_widths: Sequence[int] = ()) -> None:
-        """Builds a silent one.
+        """Builds an untrained refiner, which adds zeros.
 
         Args:
             fine_width: F.
-            trunk_widths: channels of the photo trunk's four maps of a view; none reads none.
+            trunk_widths: channels of the photo trunk's four maps of a view; () reads no maps.
         """
         super().__init__()
         first, second, third, fourth = _WIDTHS
@@ -91,7 +91,7 @@ class MaskRefiner(nn.Module):
         return bool(self.read)
 
     def reset(self) -> None:
-        """Makes the refiner silent: it adds nothing."""
+        """Zeroes the last layer: the refiner adds nothing."""
         last = cast(nn.Conv2d, self.edge[-1])
         nn.init.zeros_(last.weight)
         assert last.bias is not None
@@ -102,13 +102,13 @@ class MaskRefiner(nn.Module):
 
         Args:
             views: (n, planes, V, V), see `Plane`.
-            fine: (n, F, V/2, V/2) of the same places.
-            maps: the photo trunk's of the same places, (n, C, V/2, V/2) and three halves of it;
-                none where the refiner reads none.
+            fine: (n, F, V/2, V/2) the decoder's finest map of the same rectangles.
+            maps: the photo trunk's four maps of the same rectangles: (n, C, V/2, V/2), and three of
+                half, a quarter and an eighth of that side; () where the refiner reads no maps.
         """
         x = torch.cat((functional.pixel_unshuffle(views, 2), fine), 1)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        pointed = _pointed(views) if self.read else views[:, :0]
+        pointed = _sure_pixels(views) if self.read else views[:, :0]
         kept: list[Tensor] = []
         for level, stage in enumerate(self.down):
             if self.read:
@@ -129,10 +129,10 @@ class MaskRefiner(nn.Module):
         return cast(Tensor, self.edge(torch.cat((fine, views), 1))[:, 0])
 
 
-def _pointed(views: Tensor) -> Tensor:
-    """Where the annotator's or the model's mask is sure to be: (n, 1, V, V) weights, sum 1.
+def _sure_pixels(views: Tensor) -> Tensor:
+    """Weights (n, 1, V, V), of sum 1, of the pixels that are most surely inside the mask.
 
-    Positive clicks say so best, then the earlier mask, then the mask to sharpen, then the box.
+    Positive clicks weigh most, then the earlier mask, then the mask to sharpen, then the box.
     """
     weight = (
         views[:, Plane.POSITIVE]
@@ -145,7 +145,7 @@ def _pointed(views: Tensor) -> Tensor:
 
 
 def _similarity(seen: Tensor, pointed: Tensor) -> Tensor:
-    """(n, 1, h, w): how like the place that was pointed at every cell of (n, C, h, w) is."""
+    """Cosine (n, 1, h, w) of every cell of (n, C, h, w) with the weighted mean of the cells."""
     weight = functional.adaptive_avg_pool2d(pointed, seen.shape[-1])
     weight = weight / weight.sum((2, 3), keepdim=True)
     wanted = functional.normalize((seen * weight).sum((2, 3), keepdim=True), dim=1)
@@ -153,7 +153,7 @@ def _similarity(seen: Tensor, pointed: Tensor) -> Tensor:
 
 
 class RefinerResidual(nn.Module):
-    """Two convolutions around a shortcut."""
+    """Residual block of two convolutions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -161,19 +161,19 @@ class RefinerResidual(nn.Module):
         self.second = convolution(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, width, ., .) to the same."""
+        """Maps (n, width, H, W) to the same shape."""
         return cast(Tensor, x + self.second(self.first(x)))
 
 
 def last_channels(module: nn.Module) -> None:
-    """Lays weights out as CPUs like them: convolutions are a third faster."""
+    """Stores weights of convolutions channels last, which makes them a third faster on CPUs."""
     for parameter in module.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def convolution(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
-    """3 x 3, normalised in groups of channels, rectified."""
+    """Returns a 3x3 convolution with group norm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
         nn.GroupNorm(_NORM_GROUPS, outputs),

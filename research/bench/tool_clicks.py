@@ -23,7 +23,7 @@ from backend.cli.tables import print_fitted
 from calico_model.evaluation.annotator import Repair, click_curve, clicks_to
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD
-from calico_model.types import BoolMask, LabeledGroup, PartMask, RegionKind
+from calico_model.types import BoolMask, LabeledGroup, PartMask
 from calico_model.vocabulary import normalise
 from research.bench.photos import SetsOption, find_sets, open_pairs
 from research.bench.review import learning_loop
@@ -201,15 +201,11 @@ def _places(predicted: Sequence[PartMask], truth: Sequence[PartMask]) -> dict[in
     if not predicted or not truth:
         return {}
     overlap = iou_matrix([part.mask for part in predicted], [part.mask for part in truth])
-    objects = [[_is_object(p) == _is_object(t) for t in truth] for p in predicted]
+    objects = [[p.kind.is_part == t.kind.is_part for t in truth] for p in predicted]
     named = [[normalise(p.label) == normalise(t.label) for t in truth] for p in predicted]
     fits = (overlap >= _LEAST_OVERLAP) & np.array(objects)
     value = fits * (overlap + np.array(named))
     return {t: p for p, t in hungarian(value) if fits[p, t]}
-
-
-def _is_object(part: PartMask) -> bool:
-    return part.kind is RegionKind.COMMON_OBJECT
 
 
 def _annotate(

@@ -18,7 +18,7 @@ from calico_model.config import PhotoTrunkConfig
 from calico_model.inference.images import to_photo
 from calico_model.loading.checkpoints import load_model, save_model
 from calico_model.modeling.dense_head import DenseHead
-from calico_model.modeling.domain import Familiarity, describe_maps
+from calico_model.modeling.domain import Familiarity, photo_style
 from calico_model.modeling.model import Calico
 from calico_model.types import RgbImage
 
@@ -89,4 +89,4 @@ def add_photo_trunk(
 
 @torch.inference_mode()
 def _describe(model: Calico, image: RgbImage, side: int) -> Tensor:
-    return describe_maps(model.encode_photos([to_photo(image, side)])).clone()
+    return photo_style(model.encode_photos([to_photo(image, side)])).clone()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from calico_model.errors import InvalidConfigError
-from calico_model.inference.mask_refinement import LIMIT, Focus, photo_encoder, see
+from calico_model.inference.mask_refinement import LIMIT, Focus, photo_encoder, view_of
 from calico_model.inference.prompt import Box, Click, MaskPrompt
 from calico_model.modeling.losses import DICE_WEIGHT, PIXEL_WEIGHT, dice_loss, pixel_loss
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
@@ -215,7 +215,7 @@ class PhotoRefinerTask(AddOnTask):
         rng: np.random.Generator,
     ) -> tuple[Tensor, list[BoolMask]]:
         """Losses (n,) with gradient and (V, V) masks of one round, on mirrored maps."""
-        views = torch.stack([see(a.view.image, _WHOLE, a.coarse, a.prompt) for a in annotators])
+        views = torch.stack([view_of(a.view.image, _WHOLE, a.coarse, a.prompt) for a in annotators])
         views = recoloured(mirrored(views, flips), rng)
         targets = torch.from_numpy(np.stack([a.truth for a in annotators])).float()
         added = self.refiner(views, views[:, :0, : VIEW // 2, : VIEW // 2], maps)

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from calico_model.inference.low_res_mask import mask_of
-from calico_model.inference.mask_refinement import LIMIT, Focus, focus_on, merge, see, see_fine
+from calico_model.inference.mask_refinement import (
+    LIMIT,
+    Focus,
+    fine_map_of,
+    focus_on,
+    merge,
+    view_of,
+)
 from calico_model.masks import mask_iou
 from calico_model.modeling.losses import DICE_WEIGHT, PIXEL_WEIGHT, dice_loss, pixel_loss
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
@@ -130,8 +137,8 @@ def _answer(
     ]
     if not shown:
         return None
-    views = torch.stack([see(a.picture.image, place, c, a.prompt) for a, c, place in shown])
-    fine = torch.stack([see_fine(a.picture, place) for a, _, place in shown])
+    views = torch.stack([view_of(a.picture.image, place, c, a.prompt) for a, c, place in shown])
+    fine = torch.stack([fine_map_of(a.picture, place) for a, _, place in shown])
     targets = torch.stack([_target(a.truth, place) for a, _, place in shown])
     flips = torch.from_numpy(rng.random((2, len(shown))) < 0.5).T  # (n, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):

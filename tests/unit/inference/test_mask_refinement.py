@@ -13,11 +13,11 @@ from calico_model.inference.mask_refinement import (
     LIMIT,
     Focus,
     Picture,
+    fine_map_of,
     focus_on,
     merge,
     refine_masks,
-    see,
-    see_fine,
+    view_of,
 )
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.modeling.mask_refiner import VIEW, MaskRefiner, Plane
@@ -92,7 +92,7 @@ def test_a_view_shows_what_there_is(image: np.ndarray) -> None:
         box=(70.0, 60.0, 50.0, 40.0),
         previous=square(40, 50, 50, 90),
     )
-    view = see(image, place, decoded(mask), prompt)
+    view = view_of(image, place, decoded(mask), prompt)
     assert view.shape == (len(Plane), VIEW, VIEW)
     assert torch.all(view[Plane.COARSE, 8:-8, 8:-8] == 1)  # cut off
     assert view[Plane.PREVIOUS, 5].mean() == 1
@@ -103,7 +103,7 @@ def test_a_view_shows_what_there_is(image: np.ndarray) -> None:
         assert rows.mean() == pytest.approx(y / 20 * VIEW, abs=1)
     assert torch.all(view[Plane.BOX, :, : VIEW // 2] == 1)
     assert torch.all(view[Plane.BOX, :, VIEW // 2 :] == -1)
-    alone = see(image, place, decoded(mask), None)
+    alone = view_of(image, place, decoded(mask), None)
     assert torch.equal(alone[: Plane.COARSE + 1], view[: Plane.COARSE + 1])
     assert not alone[Plane.PREVIOUS :].any()
 
@@ -142,14 +142,14 @@ def test_what_is_added_overrules_the_decoder() -> None:
 def test_a_large_place_is_averaged(image: np.ndarray) -> None:
     large = cv2.resize(image, None, fx=7, fy=7, interpolation=cv2.INTER_LINEAR)
     large = cv2.GaussianBlur(large, (0, 0), 30)
-    view = see(large, Focus(20, 10, 1395, 833), np.zeros(large.shape[:2], np.bool_), None)
+    view = view_of(large, Focus(20, 10, 1395, 833), np.zeros(large.shape[:2], np.bool_), None)
     averaged = cv2.resize(large[10:833, 20:1395], (VIEW, VIEW), interpolation=cv2.INTER_AREA)
     seen = view[: Plane.BLUE + 1].permute(1, 2, 0)
     assert (seen - normalise(averaged)).abs().mean() < 0.01
 
 
 def test_the_decoders_map_is_seen_where_the_image_is(picture: Picture) -> None:
-    seen = see_fine(picture, Focus(50, 30, 150, 90))
+    seen = fine_map_of(picture, Focus(50, 30, 150, 90))
     assert seen.shape == (3, VIEW // 2, VIEW // 2)
     ys, xs = seen[0, :, 0], seen[1, 0]
     assert float(ys[0]) == pytest.approx(30 / 200, abs=0.01)
@@ -157,4 +157,4 @@ def test_the_decoders_map_is_seen_where_the_image_is(picture: Picture) -> None:
     assert float(xs[0]) == pytest.approx(50 / 200, abs=0.01)
     assert float(xs[-1]) == pytest.approx(150 / 200, abs=0.01)
     none = Picture(picture.image, picture.fine[:0], picture.shown)
-    assert see_fine(none, Focus(0, 0, 9, 9)).shape == (0, VIEW // 2, VIEW // 2)
+    assert fine_map_of(none, Focus(0, 0, 9, 9)).shape == (0, VIEW // 2, VIEW // 2)

@@ -11,7 +11,7 @@ from calico_model.data.casting import SceneSplit
 from calico_model.errors import CheckpointError
 from calico_model.modeling.adapter import DOMAIN_BIAS, DOMAIN_WEIGHT, AdapterScope
 from calico_model.modeling.adapter_set import AdapterSet
-from calico_model.modeling.domain import describe, find_domain, style_width
+from calico_model.modeling.domain import find_domain, style_of, style_width
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
@@ -53,7 +53,7 @@ def test_one_group_is_not_enough() -> None:
 
 def test_a_look_has_the_width_the_configuration_says(model: Calico) -> None:
     features = encoded(model, drawn(SceneSplit.SEEN, 0).group)
-    assert describe(features).shape == (2, style_width(model.config))
+    assert style_of(features).shape == (2, style_width(model.config))
 
 
 def test_outside_its_domain_an_adapter_is_not_worn(model: Calico, tokenizer: Tokenizer) -> None:

@@ -14,7 +14,7 @@ from calico_model.data.casting import SceneSplit
 from calico_model.errors import InvalidConfigError
 from calico_model.inference.images import to_pixels
 from calico_model.loading.checkpoints import load_model, save_model
-from calico_model.modeling.domain import Familiarity, describe_maps
+from calico_model.modeling.domain import Familiarity, photo_style
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import MaskFeatures
 from calico_model.modeling.model import Calico
@@ -46,7 +46,7 @@ def group(*shifts: float, seed: int = 0) -> ImageFeatures:
 
 
 def looks(shift: float, count: int, seed: int) -> Tensor:
-    return describe_maps(maps(*[shift] * count, seed=seed))
+    return photo_style(maps(*[shift] * count, seed=seed))
 
 
 def test_at_first_everything_is_familiar(familiarity: Familiarity) -> None:
@@ -112,7 +112,7 @@ def fitted(photo_model: Calico) -> Calico:
     known = [encoded(photo_model, drawn(SceneSplit.SEEN, n).group) for n in range(8)]
     other = [photographs(photo_model, n) for n in range(8)]
     ours, theirs = (
-        torch.cat([describe_maps(one.photo) for one in several]) for several in (known, other)
+        torch.cat([photo_style(one.photo) for one in several]) for several in (known, other)
     )
     assert photo_model.familiarity is not None
     photo_model.familiarity.fit(ours, theirs, known_share=0.5)
