@@ -23,12 +23,11 @@ from backend.cli.progress import progress_bar, stop_requests, told_how_to_go_on
 from backend.errors import BackendError, LabelStudioAuthError, SettingsError
 from backend.label_studio.client import LabelStudioClient, LabelStudioProject
 from backend.label_studio.label_rename import LabelRenaming, plan_renaming
-from backend.label_studio.predictions import task_states
+from backend.label_studio.predictions import TaskState, task_states
 from backend.label_studio.relabelling import (
     RelabelledTask,
     Renamed,
     count_labels_anew,
-    has_label,
     save_annotation,
     save_draft,
     save_prediction,
@@ -103,18 +102,20 @@ def rename_label(
     with closing(label_studio_of(settings)) as client, guest_store(settings) as store:
         held = client.project(project)
         renaming = plan_renaming(held.label_config, old, new, merges=merge)
-        if not renaming.is_known and not has_label(client, project, renaming):
-            raise SettingsError(
-                f"OLD: project {project} has no label {renaming.old!r}, and no annotation has it"
-            )
+        copied = CopiedTasks(settings.data_dir, project)
+        repository = CorrectionRepository(store)
+        if not renaming.is_known:
+            work = _Work(client, repository, held, renaming, copied, is_dry_run=True)
+            if not work.has_any():
+                raise SettingsError(
+                    f"OLD: project {project} has no label {renaming.old!r}, and nothing is drawn "
+                    "under this name"
+                )
         has_new_config = renaming.config != held.label_config
         if has_new_config and not dry_run:
             set_config(client, project, renaming.config)
             held = client.project(project)
-        copied = CopiedTasks(settings.data_dir, project)
-        work = _Work(
-            client, CorrectionRepository(store), held, renaming, copied, is_dry_run=dry_run
-        )
+        work = _Work(client, repository, held, renaming, copied, is_dry_run=dry_run)
         with told_how_to_go_on():
             work.run(stop_requests())
     done = work.done
@@ -169,15 +170,10 @@ class _Work:
         Raises:
             LabelStudioError: it refuses everything, or cannot be reached any more.
         """
-        states = [
-            state
-            for state in task_states(self._client, self._project.id)
-            if state.is_begun or state.has_draft or state.predictions
-        ]
-        drafts = frozenset(state.id for state in states if state.has_draft)
+        states = self._states()
         failed_in_row = 0
         with progress_bar(f"Renaming in project {self._project.id}", len(states)) as show:
-            for number, task in enumerate(self._tasks([s.id for s in states], drafts), start=1):
+            for number, task in enumerate(self._tasks(states), start=1):
                 if is_stopping():
                     self.done.is_stopped = True
                     break
@@ -195,7 +191,28 @@ class _Work:
         if self.done.drafts and not self._is_dry_run:
             count_labels_anew(self._client, self._project.id)
 
-    def _tasks(self, ids: Sequence[int], drafts: frozenset[int]) -> Iterator[RelabelledTask]:
+    def has_any(self) -> bool:
+        """Whether the old name is anywhere; Label Studio's own count of labels cannot be trusted.
+
+        Raises:
+            LabelStudioError: refused or not reached.
+        """
+        states = self._states()
+        with progress_bar(f"Looking for {self._renaming.old!r}", len(states)) as show:
+            for number, task in enumerate(self._tasks(states), start=1):
+                if task.has_work:
+                    return True
+                show(number)
+        return False
+
+    def _states(self) -> list[TaskState]:
+        """The tasks that have anything drawn on them."""
+        states = task_states(self._client, self._project.id)
+        return [one for one in states if one.is_begun or one.has_draft or one.predictions]
+
+    def _tasks(self, states: Sequence[TaskState]) -> Iterator[RelabelledTask]:
+        ids = [state.id for state in states]
+        drafts = frozenset(state.id for state in states if state.has_draft)
         for start in range(0, len(ids), _AT_ONCE):
             yield from self._read(ids[start : start + _AT_ONCE], drafts)
 

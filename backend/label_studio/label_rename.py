@@ -213,7 +213,7 @@ def _edits_of(
     news = [(tag, label) for tag, label in labels if identity(label.value) == new]
     if news:
         (tag, label), *_ = news
-        words = [*label.aliases, old, *(word for _, gone in olds for word in gone.aliases)]
+        words = [old, *label.aliases, *(word for _, gone in olds for word in gone.aliases)]
         if not set(map(identity, words)) <= {*map(identity, label.aliases), new}:
             yield from _with_words(tag, words, new)
         for gone, _ in olds:
@@ -223,7 +223,8 @@ def _edits_of(
         key = "alias" if tag.get("alias") else "value"
         _, start, end = tag.attributes[key]
         yield _Edit(start, end, quoteattr(new))
-        yield from _with_words(tag, [*label.aliases, old], new)
+        # First: what was learned has this name, and not all words are looked for in a prompt.
+        yield from _with_words(tag, [old, *label.aliases], new)
 
 
 def _with_words(tag: _Tag, words: Sequence[str], new: str) -> Iterator[_Edit]:

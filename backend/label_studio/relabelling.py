@@ -33,11 +33,6 @@ _LABEL_KEYS = (
 _CHOICE_KEYS = ("choices",)
 
 
-class _WireSummary(msgspec.Struct):
-    created_labels: dict[str, dict[str, int]] | None = None
-    created_labels_drafts: dict[str, dict[str, int]] | None = None
-
-
 class _WireDrawn(msgspec.Struct):
     """An annotation, a draft or a prediction; `annotation` is that of a draft."""
 
@@ -119,22 +114,6 @@ def _renamed_value(
 
 def _is_old(label: object, renaming: LabelRenaming) -> bool:
     return isinstance(label, str) and identity(label) == renaming.old
-
-
-def has_label(client: LabelStudioClient, project_id: int, renaming: LabelRenaming) -> bool:
-    """Whether Label Studio knows annotations or drafts with the old name.
-
-    Raises:
-        LabelStudioError: refused, or an answer of another form.
-    """
-    answer = client.get(f"/api/projects/{project_id}/summary/")
-    wire = convert_answer(answer, _WireSummary)
-    return any(
-        tag in renaming.tags and identity(label) == renaming.old
-        for counts in (wire.created_labels or {}, wire.created_labels_drafts or {})
-        for tag, labels in counts.items()
-        for label in labels
-    )
 
 
 def set_config(client: LabelStudioClient, project_id: int, config: str) -> None:

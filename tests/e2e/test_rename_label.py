@@ -22,6 +22,7 @@ from backend.label_studio.group_config import labels_config
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.label_set import vocabulary_in
 from backend.label_studio.predictions import stored_predictions, task_states
+from backend.label_studio.relabelling import set_config
 from backend.learning.derivation import Derivation, StudioPredictions
 from backend.learning.reconcile import Reconciler, Repair
 from backend.learning.repository import CorrectionRepository
@@ -134,6 +135,17 @@ def test_a_label_is_renamed_in_label_studio_and_in_what_the_backend_knows(
     assert after.version == before.version
     assert renamed(labels_of(json.loads(after.regions or b"[]")), NEW, old) == labels_of(result)
 
+    # Renamed by hand, as a page of settings lets one: the command does what is left.
+    by_hand = held.label_config.replace(f'value="{NEW}"', 'value="third name"')
+    set_config(client, project.id, by_hand)
+    status, report = rename(demo, ends, project.id, NEW, new="third name")
+    assert (status, report["annotations"], report["config_changed"]) == (0, 2, True)
+    again = predicted(ends, project.id)
+    found = labels_of(json.loads(again.regions or b"[]"))
+    assert renamed(found, "third name", old) == labels_of(result)
+    derivation.derive(project.id)
+    assert corrected(repository, project.id) == places
+
 
 def corrected(repository: CorrectionRepository, project_id: int) -> dict[int, int]:
     """Task -> place in the journal of what was corrected there."""
@@ -173,11 +185,11 @@ def submitted(ends: Ends, task_id: int, result: list[object], prediction: int) -
 
 
 def rename(
-    demo: Demo, ends: Ends, project_id: int, old: str, *more: str
+    demo: Demo, ends: Ends, project_id: int, old: str, *more: str, new: str = NEW
 ) -> tuple[int, dict[str, Any]]:
     words = ["rename-label", "--project", str(project_id), "--url", ends.client.url]
     words += ["--api-key", demo.state.account.api_key]
-    words += ["--data-dir", str(demo.folder / "backend"), old, NEW, *more]
+    words += ["--data-dir", str(demo.folder / "backend"), old, new, *more]
     result = CliRunner().invoke(command_tree(words), words)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

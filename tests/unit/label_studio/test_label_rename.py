@@ -48,7 +48,7 @@ def test_the_label_keeps_its_place_and_the_old_name_means_it():
     assert {found.find(text) for text in ("wheel", "rim", "tyre", "Wheels")} == {"tyre"}
     (line,) = changed_lines(CONFIG, renaming.config)
     assert line.startswith('<Label value="tyre" background=')
-    assert line.endswith('predicted_values="rim, wheel"/>')
+    assert line.endswith('predicted_values="wheel, rim"/>')
     assert {"part_0", "part_7", "mask_0"} <= renaming.tags
     assert (renaming.is_known, renaming.merges, renaming.is_choice) == (True, False, False)
 

@@ -179,7 +179,7 @@ def test_cells_that_learned_a_name_say_it(
     monkeypatch.setattr(head, "class_logits", lambda _: (parts, objects))
     closed = ClosedSet(Vocabulary(LABELS))
 
-    def names_of(trust: float) -> list[str | None]:
+    def names_of(trust: float, closed: ClosedSet = closed) -> list[str | None]:
         head.activate(DenseRows(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), trust))
         outlines = [
             box(0, 5, 5, kind=RegionKind.UNIQUE_PART),
@@ -189,6 +189,10 @@ def test_cells_that_learned_a_name_say_it(
 
     assert names_of(1.0) == ["Wheel", "door handle"]
     assert names_of(0.0) == [None, None]
+    # A label that was renamed since has the learned name as another word.
+    labels = tuple("Tyre" if label == "Wheel" else label for label in LABELS)
+    renamed = ClosedSet(Vocabulary(labels, {"Wheel": "Tyre"}))
+    assert names_of(1.0, renamed) == ["Tyre", "door handle"]
     # What nobody said the kind of may be either.
     head.activate(DenseRows(names, torch.zeros(names.rows, WIDTH), torch.zeros(2, 2), 1.0))
     (open_one,) = name_regions(model, tokenizer, features, [box(0, 5, 5)], closed)
