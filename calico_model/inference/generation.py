@@ -14,14 +14,13 @@ from calico_model import prompts
 from calico_model.data.collate import Turn, collate_prompts
 from calico_model.inference.dense_answers import answers_of_detections
 from calico_model.inference.dense_detection import detect_regions
-from calico_model.inference.mask_refinement import picture_of, refine_masks
 from calico_model.inference.pairwise import (
     GeneratedAnswer,
     GroupQuestion,
     merge_pairwise_answers,
     questions_in_pairs,
 )
-from calico_model.inference.sam_outline import follow_edges
+from calico_model.inference.photo_masks import refine_photo_masks
 from calico_model.inference.segments import (
     Segment,
     SizesHw,
@@ -29,7 +28,6 @@ from calico_model.inference.segments import (
     decode_segments,
     segments_of,
 )
-from calico_model.inference.sharpening import without_fragments
 from calico_model.inference.span_answers import plain_answers, tag_answers
 from calico_model.modeling.features import ImageFeatures, concatenate
 from calico_model.modeling.language import Generated
@@ -105,7 +103,7 @@ def predict_regions(
         texts = {answer.question.kind: answer.text for answer in answers}
         phrases = tuple(phrase for answer in answers for phrase in answer.phrases)
     if not is_familiar:
-        segments = _refine_photo_masks(model, features, segments, images)
+        segments = refine_photo_masks(model, features, segments, images)
     parts = decode_segments(model, features, sizes_hw, segments, images)
     return RegionPrediction(tuple(part for part in parts if part.mask.any()), texts, phrases)
 
@@ -235,54 +233,6 @@ def _questions(model: Calico, images: int) -> tuple[GroupQuestion, ...]:
     if model.config.asks_in_pairs:
         return questions_in_pairs(images)
     return tuple(GroupQuestion(kind, tuple(range(images))) for kind in RegionKind)
-
-
-def _refine_photo_masks(
-    model: Calico,
-    features: ImageFeatures,
-    segments: Sequence[Segment],
-    images: Sequence[RgbImage] | None,
-) -> list[Segment]:
-    """Refines masks in photographs: of parts by the refiner, then of all by MobileSAM, if any."""
-    refined = _refine_photo_parts(model, features, segments, images)
-    sam = None if images is None or not refined else model.mobile_sam()
-    if sam is None or images is None:
-        return refined
-    return [
-        segment
-        if segment.mask is None
-        else replace(segment, mask=follow_edges(sam, images[segment.image], segment.mask))
-        for segment in refined
-    ]
-
-
-def _refine_photo_parts(
-    model: Calico,
-    features: ImageFeatures,
-    segments: Sequence[Segment],
-    images: Sequence[RgbImage] | None,
-) -> list[Segment]:
-    """Refines the masks of parts of photographs; masks of whole objects are best as they are."""
-    refiner = model.photo_refiner
-    if refiner is None or images is None:
-        return list(segments)
-    masks = {
-        place: (segment.image, segment.mask)
-        for place, segment in enumerate(segments)
-        if segment.kind is not RegionKind.COMMON_OBJECT and segment.mask is not None
-    }
-    pictures = {k: picture_of(model, features, k, images[k]) for k, _ in masks.values()}
-    refined = refine_masks(
-        refiner,
-        [pictures[image] for image, _ in masks.values()],
-        [mask for _, mask in masks.values()],
-        [None] * len(masks),
-    )
-    result = list(segments)
-    for place, mask in zip(masks, refined, strict=True):
-        if mask.any():
-            result[place] = replace(result[place], mask=without_fragments(mask))
-    return result
 
 
 def _without_repetition(segments: Sequence[Segment]) -> list[Segment]:

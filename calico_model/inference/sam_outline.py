@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calico_model.inference.detection_odds import EdgeEvidence
 from calico_model.inference.images import SAM_MEAN, SAM_STD, scaled_size_hw
 from calico_model.inference.low_res_mask import extent_of
 from calico_model.inference.prompt import Click, MaskPrompt
@@ -120,22 +121,27 @@ def depth_of(mask: BoolMask, row: float, column: float) -> float:
     return float(depth[at] / depth.max())
 
 
-def follow_edges(sam: MobileSam, image: RgbImage, mask: BoolMask) -> BoolMask:
-    """Returns a predicted mask with the edges that MobileSAM sees there.
-
-    The mask stays as it is if MobileSAM means another thing.
+def follow_edges(
+    sam: MobileSam, image: RgbImage, mask: BoolMask
+) -> tuple[BoolMask, EdgeEvidence | None]:
+    """Draws a predicted mask with the edges that MobileSAM sees there.
 
     Args:
         sam: with the published weights.
         image: (H, W, 3) uint8.
         mask: (H, W) bool.
+
+    Returns:
+        mask: (H, W) bool; as it was if MobileSAM means another thing.
+        edges: what MobileSAM says about the mask, None of an empty mask.
     """
     extent = extent_of(mask)
     if extent is None:
-        return mask
+        return mask, None
     size_hw = image.shape[0], image.shape[1]
-    drawn, _ = outline(sam, embed(sam, image), size_hw, MaskPrompt(box=extent, previous=mask))
-    return drawn if mask_iou(drawn, mask) >= _LEAST_AGREEMENT else mask
+    drawn, iou = outline(sam, embed(sam, image), size_hw, MaskPrompt(box=extent, previous=mask))
+    edges = EdgeEvidence(iou, mask_iou(drawn, mask))
+    return (drawn if edges.agreement >= _LEAST_AGREEMENT else mask), edges
 
 
 def with_region(prompt: MaskPrompt) -> MaskPrompt:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from calico_model.inference.detection_odds import EdgeEvidence, chance_with_edges
 from calico_model.inference.mask_refinement import draw_outlines
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.language import Generated
@@ -38,7 +39,9 @@ class Segment:
         certainty: mean probability of the phrase's tokens, in [0, 1].
         logits: (L, L) mask of the dense head, which needs no mask decoder; else None.
         mask: (H, W) bool mask of the dense head, sharpened on the image; else None.
-        chance: chance that the region is right, where it is known; else None.
+        chance: chance that the region is right, where it is known; else None. It does not know
+            `edges`.
+        edges: what MobileSAM says about the mask of a region of a photograph, else None.
     """
 
     kind: RegionKind
@@ -50,6 +53,15 @@ class Segment:
     logits: Tensor | None = None
     mask: BoolMask | None = None
     chance: float | None = None
+    edges: EdgeEvidence | None = None
+
+    @property
+    def score(self) -> float | None:
+        """Chance that the region is right by all that is known; None where it is not known."""
+        if self.chance is None or self.edges is None:
+            return self.chance
+        is_object = self.kind is RegionKind.COMMON_OBJECT
+        return chance_with_edges(self.chance, self.edges, is_object=is_object)
 
 
 def segments_of(
@@ -141,7 +153,10 @@ def decode_segments(
     parts: list[PartMask] = []
     for segment, mask, mask_logits, iou_hat in zip(segments, masks, logits, qualities, strict=True):
         is_shared = segment.kind is not RegionKind.UNIQUE_PART
-        evidence = MaskEvidence(iou_hat, _mask_score(mask_logits), segment.certainty)
+        score, evidence = segment.score, None
+        if score is None:
+            score = iou_hat * segment.certainty
+            evidence = MaskEvidence(iou_hat, _mask_score(mask_logits), segment.certainty)
         parts.append(
             PartMask(
                 image_index=segment.image,
@@ -150,8 +165,8 @@ def decode_segments(
                 mask=mask,
                 object_label=segment.object_label,
                 part_id=f"{segment.kind.value}:{segment.label}" if is_shared else None,
-                score=iou_hat * segment.certainty if segment.chance is None else segment.chance,
-                evidence=evidence if segment.chance is None else None,
+                score=score,
+                evidence=evidence,
             )
         )
     return tuple(parts)

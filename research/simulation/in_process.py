@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from calico_model.inference.dense_answers import answers_of_detections
 from calico_model.inference.dense_detection import (
     Detection,
     detect_regions,
     weigh_detections,
 )
 from calico_model.inference.detection_odds import DetectionEvidence
+from calico_model.inference.photo_masks import refine_photo_masks
+from calico_model.inference.segments import Segment
 from calico_model.modeling.adapter import Adapter
 from calico_model.modeling.features import ImageFeatures
 from calico_model.predictor import Predictor
@@ -99,6 +102,15 @@ class InProcessLoop:
             (detection, weighed, shift[detection.is_object])
             for detection, weighed in zip(dense.detections, evidence, strict=True)
         ]
+
+    def draw(self, group: ImageGroup) -> list[Segment]:
+        """Returns what is shown of a group of photographs, with masks and what speaks for them."""
+        version = self.version if self._updates else None
+        with self._predictor.acquire(group, adapter=version) as session:
+            model, features = session.model, session.features
+            dense = detect_regions(model, features, group.sizes_hw, group.images, is_alone=True)
+            shown = answers_of_detections(dense, len(group)).segments
+            return refine_photo_masks(model, features, shown, group.images)
 
     def correct(self, labeled: LabeledGroup, prediction: GroupPrediction) -> None:
         """Stores the truth of a group for the next update."""

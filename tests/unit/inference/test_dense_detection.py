@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from calico_model.inference.dense_answers import LEAST_SHOWN
 from calico_model.inference.dense_detection import (
     Detection,
     chances_of_names,
     detect_regions,
     expected_iou,
 )
-from calico_model.inference.detection_odds import DetectionEvidence
 from calico_model.inference.generation import predict_regions
 from calico_model.interactive.clicks import part_at
 from calico_model.modeling.dense_head import (
@@ -272,39 +269,6 @@ def test_regions_are_called_what_most_of_their_cells_are_called(model: Calico, h
     assert told["claw"].tolist() == pytest.approx([1.0, 0.0, 0.1], abs=0.03)
     assert told["rotor"].tolist() == pytest.approx([0.0, 0.0, 0.4], abs=0.03)
     assert told["helicopter"].tolist() == pytest.approx([0.0, 1.0, 0.5], abs=0.03)
-
-
-def evidence(is_object: bool, **changed: float | None) -> DetectionEvidence:
-    usual: dict[str, float | None] = {"overlap": 0.8, "certainty": 0.8, "peak": 0.9} | {
-        "elsewhere": 0.7,
-        "images": 20,
-        "seen": 10,
-        "names": 8,
-    }
-    return DetectionEvidence(is_object=is_object, **(usual | changed))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("is_object", [True, False])
-def test_what_looks_surer_is_right_more_often(is_object: bool) -> None:
-    chances = [k / 20 for k in range(21)]
-    odds = [evidence(is_object, overlap=x, certainty=x, peak=x).log_odds_right() for x in chances]
-    assert odds == sorted(odds)
-    assert odds[0] < math.log(LEAST_SHOWN / (1 - LEAST_SHOWN)) < odds[-1]
-    usual = evidence(is_object).log_odds_right()
-    for more in ({"images": 40, "seen": 20}, {"elsewhere": 0.9}, {"overlap": 0.9}):
-        assert evidence(is_object, **more).log_odds_right() > usual
-
-
-@pytest.mark.parametrize("is_object", [True, False])
-def test_a_group_of_one_image_is_judged_like_a_usual_group(is_object: bool) -> None:
-    alone = evidence(is_object, elsewhere=None).log_odds_right()
-    missed, shown = (evidence(is_object, elsewhere=k).log_odds_right() for k in (0.0, 1.0))
-    assert missed < alone < shown
-
-
-def test_a_part_of_rare_name_is_less_likely_right() -> None:
-    assert evidence(False, seen=1).log_odds_right() < evidence(False, seen=10).log_odds_right()
-    assert evidence(False, seen=0).log_odds_right() == evidence(False, seen=1).log_odds_right()
 
 
 def test_a_name_in_another_image_of_the_group_makes_surer(model: Calico, head: Told) -> None:

@@ -105,12 +105,18 @@ def test_a_mask_without_pixels_counts_as_no_mask(sam, picture):
 def test_a_predicted_mask_gets_the_edges_of_the_picture(sam, picture):
     rough = cv2.circle(np.zeros((HEIGHT, WIDTH), np.uint8), (94, 116), 46, 1, -1) > 0
     assert mask_iou(rough, DISC) < 0.85
-    assert mask_iou(follow_edges(sam, picture, rough), DISC) > 0.95
+    mask, edges = follow_edges(sam, picture, rough)
+    assert mask_iou(mask, DISC) > 0.95
+    assert edges.agreement == pytest.approx(mask_iou(mask, rough))
+    assert edges.iou > 0.8
 
 
 def test_a_mask_of_no_thing_stays_as_it_is(sam, picture):
     stripes = np.zeros((HEIGHT, WIDTH), bool)
     stripes[::12, 5:315] = True
-    assert (follow_edges(sam, picture, stripes) == stripes).all()
-    nothing = np.zeros((HEIGHT, WIDTH), bool)
-    assert not follow_edges(sam, picture, nothing).any()
+    mask, edges = follow_edges(sam, picture, stripes)
+    assert (mask == stripes).all()
+    assert edges.agreement < 0.65
+    mask, edges = follow_edges(sam, picture, np.zeros((HEIGHT, WIDTH), bool))
+    assert not mask.any()
+    assert edges is None
