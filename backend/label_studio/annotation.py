@@ -7,7 +7,7 @@ drawing that cannot be read as a mask is reported as an `UnreadRegion`: it must 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -48,7 +48,7 @@ class Drawing:
     Attributes:
         regions: one per mask.
         same_part: pairs of region ids that are linked as the same part.
-        arrows: those of them that the editor draws as a relation.
+        arrows: the pairs that the editor draws as a relation.
         unread: drawings that are not masks.
         caption: of the group, "" without one.
     """
@@ -177,18 +177,24 @@ def _read(results: Sequence[WireResult], schema: LabelSchema) -> Drawing:
             names: tuple[str | None, ...] = labels or (None,)
             unread += [UnreadRegion(group.id, group.image_index, name) for name in names]
     unread += _on_unknown_images(results, schema)
-    ids = {region.id for region in regions}
-    arrows = tuple(
-        (result.from_id, result.to_id)
-        for result in results
-        if result.type == "relation" and result.from_id in ids and result.to_id in ids
-        if result.from_id is not None and result.to_id is not None
-    )
+    arrows = _relations(results, {region.id for region in regions})
     chains = ([chain[image] for image in sorted(chain)] for chain in parts.values())
     linked = (pair for chain in chains for pair in pairwise(chain))
     known = {frozenset(pair) for pair in arrows}
     same_part = (*arrows, *(pair for pair in linked if frozenset(pair) not in known))
     return Drawing(tuple(regions), same_part, arrows, tuple(unread), _caption(results, schema))
+
+
+def _relations(
+    results: Sequence[WireResult], ids: Collection[str | None]
+) -> tuple[tuple[str, str], ...]:
+    """Returns the pairs of regions, by id, that the editor draws a relation between."""
+    return tuple(
+        (result.from_id, result.to_id)
+        for result in results
+        if result.type == "relation" and result.from_id in ids and result.to_id in ids
+        if result.from_id is not None and result.to_id is not None
+    )
 
 
 def _caption(results: Sequence[WireResult], schema: LabelSchema) -> str:

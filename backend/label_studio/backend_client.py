@@ -148,7 +148,7 @@ class BackendClient:
     def batches(self) -> dict[int, dict[str, Any]]:
         """Returns the tasks that were asked to be predicted together, newest batch by project.
 
-        Empty where no backend answers at once: this is beside the point of those who ask.
+        Empty where no backend answers within seconds: the callers can do without.
         """
         try:
             answer = self._http.get("/status", auth=self._credentials, timeout=3.0)

@@ -65,7 +65,7 @@ Drawings = msgspec.Raw | list[KnownDrawing]
 
 
 def read_canvas(sources: Sequence[Drawings], schema: LabelSchema) -> tuple[Region, ...]:
-    """Reads the regions of the newest drawing, with `is_linked` set for those that an arrow names.
+    """Reads the regions of the newest drawing; `is_linked` is True for those that a relation names.
 
     Args:
         sources: lists of drafts, annotations and predictions; the first with a usable drawing

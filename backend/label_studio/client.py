@@ -203,12 +203,14 @@ class LabelStudioClient:
 
     def predictions(self, task_id: int, schema: LabelSchema) -> tuple[StoredPrediction, ...]:
         """Returns every prediction of a task."""
+        return tuple(parse_prediction(value, schema) for value in self.raw_predictions(task_id))
+
+    def raw_predictions(self, task_id: int) -> list[JsonObject]:
+        """Returns every prediction of a task as Label Studio stores it."""
         values = self._api.send("GET", "/api/predictions/", params={"task": task_id})
-        if isinstance(values, dict):
+        if isinstance(values, dict):  # some versions answer in pages
             values = values.get("results")
-        return tuple(
-            parse_prediction(value, schema) for value in convert_answer(values, list[JsonObject])
-        )
+        return convert_answer(values, list[JsonObject])
 
     def ml_backends(self, project_id: int) -> tuple[ConnectedBackend, ...]:
         """Returns a project's ML backends; Label Studio calls the /health of each first."""

@@ -28,7 +28,7 @@ _USABLE_S = 240.0  # of the 300 s an access token lives
 
 
 class ApiToken:
-    """Gives the Authorization header for one token.
+    """Makes the Authorization header for one token.
 
     Args:
         token: a legacy token (40 hex digits) or a personal access token (three parts with dots).
@@ -52,7 +52,7 @@ class ApiToken:
         return self._token.count(".") == 2
 
     def header(self, *, renew: bool = False) -> str:
-        """Returns the header's value; `renew` after a refusal buys a new access token.
+        """Returns the header's value; `renew` gets a new access token after a refusal.
 
         Raises:
             LabelStudioError: Label Studio cannot be reached.
@@ -160,10 +160,7 @@ class Connection:
                     timeout=_TIMEOUT if files is None else _UPLOAD_TIMEOUT,
                 )
             except httpx.HTTPError as error:
-                raise LabelStudioError(
-                    f"Label Studio at {self.url} cannot be reached "
-                    f"({certificate_advice(error) or f'{type(error).__name__}: {error}'})"
-                ) from error
+                raise unreachable_error(self.url, error) from error
             if answer.status_code != 401 or not self.authorization.is_personal:
                 break
         if may_miss and answer.status_code == 404:
@@ -191,6 +188,12 @@ class Connection:
                 f"({answer.status_code}); a proxy before it may have answered"
             )
         return value
+
+
+def unreachable_error(url: str, error: httpx.HTTPError) -> LabelStudioError:
+    """Returns the error that says why Label Studio at `url` cannot be reached."""
+    why = certificate_advice(error) or f"{type(error).__name__}: {error}"
+    return LabelStudioError(f"Label Studio at {url} cannot be reached ({why})")
 
 
 def convert_answer(value: object, kind: type[_T]) -> _T:

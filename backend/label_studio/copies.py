@@ -1,7 +1,8 @@
 """Annotations that were copied from predictions in bulk: makes them, finds them, deletes them.
 
 Label Studio's action *Create Annotations From Predictions* writes neither an editor nor a lead
-time, so a copy is known from what a person made: learning leaves it out until a person submits it.
+time, which tells a copy from an annotation that a person made. Learning leaves a copy out until a
+person submits it.
 """
 
 from __future__ import annotations

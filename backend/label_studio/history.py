@@ -15,6 +15,7 @@ import msgspec
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.connection import convert_answer
+from backend.label_studio.event_key import to_utc
 
 _PAGE_SIZE = 200
 _MOST_PAGES = 1_000_000
@@ -103,7 +104,7 @@ def find_tasks(
     for value in _tasks(client, project_id, query, page_size=_PAGE_SIZE, fields="task_only"):
         wire = convert_answer(value, _WireSummary)
         count = (wire.total_annotations or 0) + (wire.cancelled_annotations or 0)
-        yield TaskSummary(wire.id, _utc(wire.updated_at), count)
+        yield TaskSummary(wire.id, to_utc(wire.updated_at), count)
 
 
 def fetch_annotated(
@@ -184,7 +185,3 @@ def _tasks(
         seen += len(wire.tasks)
         if not wire.tasks or (wire.total is not None and seen >= wire.total):
             return
-
-
-def _utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

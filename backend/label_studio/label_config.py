@@ -75,28 +75,10 @@ def parse_label_config(xml: str) -> LabelSchema:
     kind, kind_tags, name, name_tags = _read_attributes(by_image, labels)
     colours, colour_tags = _read_colours(by_image)
     no_tags: list[str | None] = [None] * len(images)
+    columns = (kind_tags or no_tags, name_tags or no_tags, colour_tags or no_tags)
     slots = tuple(
-        ImageSlot(
-            image=image.get("name", ""),
-            mask=mask.get("name", ""),
-            kind=kind_tag,
-            name=name_tag,
-            smart=tuple(tag.get("name", "") for tag in controls if _is_smart(tag)),
-            ask=next((tag.get("name") for tag in controls if _is_prompt_box(tag)), None),
-            smart_only=tuple(tag.get("name", "") for tag in controls if _only_prompts(tag)),
-            colour=colour_tag,
-            note=next((tag.get("name") for tag in controls if _is_note(tag)), None),
-            caption=next((tag.get("name") for tag in controls if _is_caption(tag)), None),
-        )
-        for image, mask, kind_tag, name_tag, colour_tag, controls in zip(
-            images,
-            masks,
-            kind_tags or no_tags,
-            name_tags or no_tags,
-            colour_tags or no_tags,
-            by_image,
-            strict=True,
-        )
+        _slot(image, mask, tags, controls)
+        for image, mask, controls, *tags in zip(images, masks, by_image, *columns, strict=True)
     )
     return LabelSchema(
         layout=layout,
@@ -113,6 +95,25 @@ def parse_label_config(xml: str) -> LabelSchema:
         colours=colours,
         highlights=_highlight_names(tags),
         texts=plain_keys(tag.get("value", "") for tag in tags if tag.tag in _TEXT_TAGS[:2]),
+    )
+
+
+def _slot(
+    image: Element, mask: Element, tags: Sequence[str | None], controls: Sequence[Element]
+) -> ImageSlot:
+    """Returns the tags of one image; `tags` names those for kind, name and colour."""
+    kind, name, colour = tags
+    return ImageSlot(
+        image=image.get("name", ""),
+        mask=mask.get("name", ""),
+        kind=kind,
+        name=name,
+        smart=tuple(tag.get("name", "") for tag in controls if _is_smart(tag)),
+        ask=next((tag.get("name") for tag in controls if _is_prompt_box(tag)), None),
+        smart_only=tuple(tag.get("name", "") for tag in controls if _only_prompts(tag)),
+        colour=colour,
+        note=next((tag.get("name") for tag in controls if _is_note(tag)), None),
+        caption=next((tag.get("name") for tag in controls if _is_caption(tag)), None),
     )
 
 

@@ -12,7 +12,8 @@ import httpx
 
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudioClient, ml_backend_body
-from backend.label_studio.web import certificate_advice, open_client
+from backend.label_studio.connection import unreachable_error
+from backend.label_studio.web import open_client
 
 BACKEND_TITLE = "CALICO"
 """Title of the backend in Label Studio, until it is renamed to its model version."""
@@ -98,10 +99,7 @@ def _ask(
         ) as http:
             return http.request(method, path, json=body, headers=headers)
     except httpx.HTTPError as error:
-        raise LabelStudioError(
-            f"Label Studio at {client.url} cannot be reached "
-            f"({certificate_advice(error) or f'{type(error).__name__}: {error}'})"
-        ) from error
+        raise unreachable_error(client.url, error) from error
 
 
 def _check(answer: httpx.Response) -> None:

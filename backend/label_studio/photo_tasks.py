@@ -37,8 +37,8 @@ class PhotoTask:
         id: of the task.
         digests: content hashes of its images in order, () if it was not made by an import.
         paths: of its images below Label Studio's document root, "" for those elsewhere.
-        annotations: how many people left, skipped ones included.
-        predictions: how many it has.
+        annotations: number of its annotations, skipped ones included.
+        predictions: number of its predictions.
     """
 
     id: int
@@ -197,12 +197,7 @@ def create_annotation(client: LabelStudioClient, task_id: int, result: bytes) ->
 
 def prediction_versions(client: LabelStudioClient, task_id: int) -> frozenset[str]:
     """Returns the model versions that have predicted a task."""
-    answer = client.get("/api/predictions/", params={"task": task_id})
-    if isinstance(answer, dict):
-        answer = answer.get("results")
-    return frozenset(
-        str(one.get("model_version")) for one in convert_answer(answer, list[JsonObject])
-    )
+    return frozenset(str(one.get("model_version")) for one in client.raw_predictions(task_id))
 
 
 def _refusal(client: LabelStudioClient, project_id: int, folder: Path) -> str | None:

@@ -181,10 +181,8 @@ def stored_predictions(client: LabelStudioClient, task_id: int) -> tuple[Predict
     Raises:
         LabelStudioError: refused, or an answer of another form.
     """
-    answer = client.get("/api/predictions/", params={"task": task_id})
-    if isinstance(answer, dict):
-        answer = answer.get("results")
-    found = [_summary(wire) for wire in convert_answer(answer, list[_WirePrediction])]
+    values = client.raw_predictions(task_id)
+    found = [_summary(convert_answer(value, _WirePrediction)) for value in values]
     return tuple(sorted(found, key=lambda prediction: prediction.id))
 
 

@@ -37,7 +37,6 @@ from calico_model.types import (
     BoolMask,
     GroupPrediction,
     PartMask,
-    RegionKind,
 )
 
 # Raise it when equal predictions are written differently: stored answers are then rendered again.
@@ -136,7 +135,7 @@ def render_prediction(
         used[name] += 1
         region_id = stable_id(name, used[name])
         shown.append(_Shown(region_id, part, *texts))
-    shown.sort(key=lambda region: region.part.kind is not RegionKind.COMMON_OBJECT)
+    shown.sort(key=lambda region: region.part.kind.is_part)
     colours = colours_of(
         [region.part for region in shown], [region.id for region in shown], schema.colours, canvas
     )
@@ -230,11 +229,9 @@ def _region_results(region: _Shown, schema: LabelSchema) -> list[_Result]:
     }
     if part.part_id is not None:
         shape["meta"] = {"same_part": part.part_id}
-    is_object = part.kind is RegionKind.COMMON_OBJECT
-    value = _mask_value(part.mask, schema.mask_family, is_object=is_object)
-    if (
-        controls and controls[0][0] == slot.mask
-    ):  # the tag that draws the mask also holds the labels
+    value = _mask_value(part.mask, schema.mask_family, is_object=not part.kind.is_part)
+    if controls and controls[0][0] == slot.mask:
+        # The tag that draws the mask also holds the labels.
         value[_MASK_TYPES[schema.mask_family]] = [controls.pop(0)[2]]
     elif schema.mask_family in CARRIES_LABELS:
         value[_MASK_TYPES[schema.mask_family]] = []

@@ -180,17 +180,17 @@ def region_targets(correction: Correction, truth: Sequence[PartMask]) -> tuple[R
     """
     parts = {(part.image_index, part.label): part for part in truth}
     targets = []
-    for lesson in training_targets(correction):
-        region = lesson.region
+    for target in training_targets(correction):
+        region = target.region
         name = region_name(region, correction.vocabulary)
         if not name:
             continue
         part = parts.get((region.image_index, name))
-        is_absence = Supervision.ABSENCE in lesson.teaches
+        is_absence = Supervision.ABSENCE in target.supervision
         if part is None and not is_absence:
             continue
         shown = None if is_absence else part
-        targets.append(RegionTarget(shown or _absent(region, name), lesson.teaches))
+        targets.append(RegionTarget(shown or _absent(region, name), target.supervision))
     return tuple(targets)
 
 

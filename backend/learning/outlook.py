@@ -80,23 +80,31 @@ def estimate(measured: Iterable[MeasuredPoint], corrected: int) -> Outlook:
             "predicted.",
         )
     last = points[-1]
-    now = f"So far it finds {_percent(last.recall)} of 100 regions"
     if last.recall >= USEFUL:
         words = (
             f"Useful now: it found {_percent(last.recall)} of 100 regions by itself, "
             f"in {last.tasks} corrected groups."
         )
         return Outlook(True, None, None, None, last.recall, words)
-    if len(points) < 2:
-        learned = f"a version that learned from {last.groups} groups"
-        known, next_one = (
-            ("the shipped model", "a learned") if last.groups == 0 else (learned, "a later")
-        )
-        return _unknown(
-            last.recall,
-            f"corrections show only what {known} found, {_percent(last.recall)} of 100 regions. "
-            f"Correct {LEAST_TASKS} groups that {next_one} version predicted.",
-        )
+    return _extrapolated(points, corrected) if len(points) > 1 else _of_one_point(last)
+
+
+def _of_one_point(point: MeasuredPoint) -> Outlook:
+    """Says what must be corrected until a second point is known: a line needs two."""
+    is_shipped = point.groups == 0
+    learned = f"a version that learned from {point.groups} groups"
+    known, next_one = ("the shipped model", "a learned") if is_shipped else (learned, "a later")
+    return _unknown(
+        point.recall,
+        f"corrections show only what {known} found, {_percent(point.recall)} of 100 regions. "
+        f"Correct {LEAST_TASKS} groups that {next_one} version predicted.",
+    )
+
+
+def _extrapolated(points: Sequence[MeasuredPoint], corrected: int) -> Outlook:
+    """Estimates where the line through two points or more reaches `USEFUL`."""
+    last = points[-1]
+    now = f"So far it finds {_percent(last.recall)} of 100 regions"
     learned_points = [point for point in points if point.groups]
     # The first corrections bring most: the shipped model counts only until there is a later slope.
     fitted = learned_points if len(learned_points) > 1 else points

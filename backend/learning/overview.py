@@ -7,6 +7,7 @@ a project of ten; lists have a limit.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 
@@ -184,7 +185,7 @@ class Overview:
             select(
                 _COLUMNS.version,
                 tasks,
-                func.sum(_iou_sum()) / func.sum(_COLUMNS.predicted + _COLUMNS.added),
+                func.sum(_iou_sum(_COLUMNS)) / func.sum(_COLUMNS.predicted + _COLUMNS.added),
                 func.sum(_COLUMNS.accepted) * 1.0 / predicted,
                 func.sum(_edits()) * 1.0 / tasks,
             )
@@ -211,8 +212,7 @@ class Overview:
             .subquery()
         )
         columns = newest.c
-        iou_sum = columns.predicted - columns.removed - columns.reshaped + columns.reshaped_iou_sum
-        iou = (iou_sum / (columns.predicted + columns.added)).label("iou")
+        iou = (_iou_sum(columns) / (columns.predicted + columns.added)).label("iou")
         query = (
             select(
                 columns.task_id,
@@ -346,9 +346,11 @@ def _with_prediction(project_id: int) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def _iou_sum() -> ColumnElement[float]:
-    """Sum of the IoU over the predicted regions of a task."""
-    return _COLUMNS.predicted - _COLUMNS.removed - _COLUMNS.reshaped + _COLUMNS.reshaped_iou_sum
+def _iou_sum(columns: Any) -> ColumnElement[float]:
+    """Sum of the IoU over the predicted regions of a task, from the columns of `correction`."""
+    unchanged = columns.predicted - columns.removed - columns.reshaped
+    iou_sum: ColumnElement[float] = unchanged + columns.reshaped_iou_sum
+    return iou_sum
 
 
 def _edits() -> ColumnElement[int]:

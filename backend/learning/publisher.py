@@ -364,6 +364,6 @@ def _set_status(
 def _decide(
     connection: Connection, version_id: str, status: VersionStatus, **values: object
 ) -> bool:
-    """Ends the candidature of a version; returns False if it is no candidate."""
+    """Decides on a candidate, for good; returns False if the version is no candidate."""
     is_candidate = adapter.c.status == VersionStatus.CANDIDATE.value
     return bool(_set_status(connection, status, adapter.c.id == version_id, is_candidate, **values))

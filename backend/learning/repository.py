@@ -72,7 +72,7 @@ class CorrectionRepository:
 
     def heads(self, project_id: int, *, task_id: int | None = None) -> tuple[LiveHead, ...]:
         """Newest state of every annotation of a project or task, deleted annotations included."""
-        said_first = func.coalesce(relabelled.c.repeats, ann_head.c.key)
+        placed_key = func.coalesce(relabelled.c.repeats, ann_head.c.key)
         query = (
             select(
                 ann_head.c.annotation_id,
@@ -88,7 +88,7 @@ class CorrectionRepository:
                 relabelled.c.journalled_us,
             )
             .outerjoin(relabelled, relabelled.c.key == ann_head.c.key)
-            .join(event_log, event_log.c.key == said_first)
+            .join(event_log, event_log.c.key == placed_key)
             .where(ann_head.c.project_id == project_id)
             .order_by(ann_head.c.annotation_id)
         )

@@ -109,7 +109,7 @@ class SourceLearner:
     def _judge(
         self, project_id: int, task_id: int, received_us: int
     ) -> Mapping[TrustKey, TrustCounts] | None:
-        """What one task says; None if its correction or its answers cannot be loaded now."""
+        """Judges the answers about one task; None if they cannot be loaded now."""
         about = {"event": "sources_not_judged", "project": project_id, "task": task_id}
         try:
             correction = self._derivation.load(project_id, task_id)

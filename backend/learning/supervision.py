@@ -36,12 +36,12 @@ class TrainingTarget:
     """One region to learn from.
 
     Attributes:
-        teaches: the losses that the region takes part in; not empty.
+        supervision: the losses that the region takes part in; not empty.
         region: the annotator's region; for an ABSENCE the removed region.
         before: the predicted region, None if the annotator added the region.
     """
 
-    teaches: Supervision
+    supervision: Supervision
     region: Region
     before: Region | None
 
@@ -59,11 +59,11 @@ def training_targets(correction: Correction) -> tuple[TrainingTarget, ...]:
     for outcome in correction.outcomes:
         for region in _per_name(outcome.region):
             place = region.image_index, region_name(region, correction.vocabulary)
-            teaches = _teaches(outcome, is_there=place in named | unknown)
-            if teaches is Supervision.ABSENCE and (region.image_index, _ANY) in unknown:
+            supervision = _supervision_of(outcome, is_there=place in named | unknown)
+            if supervision is Supervision.ABSENCE and (region.image_index, _ANY) in unknown:
                 continue
-            if teaches:
-                targets.append(TrainingTarget(teaches, region, outcome.before))
+            if supervision:
+                targets.append(TrainingTarget(supervision, region, outcome.before))
     return tuple(targets)
 
 
@@ -152,19 +152,19 @@ def written_label(name: str, vocabulary: Vocabulary | None) -> str:
     return name if vocabulary is None else vocabulary.find(name) or name
 
 
-def _teaches(outcome: RegionOutcome, *, is_there: bool) -> Supervision:
+def _supervision_of(outcome: RegionOutcome, *, is_there: bool) -> Supervision:
     if outcome.change is ACCEPTED:
         return Supervision.REHEARSAL
     if outcome.change is RegionChange.ADDED:
         return Supervision.TEXT | Supervision.MASK
     if outcome.change is RegionChange.REMOVED:
         return Supervision(0) if outcome.replaced_by or is_there else Supervision.ABSENCE
-    teaches = Supervision(0)
+    supervision = Supervision(0)
     if outcome.change & (RegionChange.RELABELLED | RegionChange.KIND_CHANGED):
-        teaches |= Supervision.TEXT
+        supervision |= Supervision.TEXT
     if RegionChange.RESHAPED in outcome.change:
-        teaches |= Supervision.MASK
-    return teaches
+        supervision |= Supervision.MASK
+    return supervision
 
 
 def region_name(region: Region, vocabulary: Vocabulary | None) -> str:

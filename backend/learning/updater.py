@@ -171,8 +171,10 @@ class OnlineUpdater:
         """
         if not self._probe:
             return None
-        _, speaks = find_update_domain(self._model, self._examples.from_tasks(tasks), self._replay)
-        if not speaks:
+        _, asks_language = find_update_domain(
+            self._model, self._examples.from_tasks(tasks), self._replay
+        )
+        if not asks_language:
             return None
         if adapter not in self._probed:
             # The folder of an adapter never changes.
@@ -239,8 +241,8 @@ class OnlineUpdater:
         names = {label for example in usable for label in example.labels}
         image_count = sum(len(example) for example in usable)
         image_views = self._plan.dense.views_for(image_count)
-        _, speaks = find_update_domain(self._model, usable, self._replay)
-        new_group_views = self._plan.views_for(len(new)) if speaks else 0
+        _, asks_language = find_update_domain(self._model, usable, self._replay)
+        new_group_views = self._plan.views_for(len(new)) if asks_language else 0
 
         def add_views(tasks: Sequence[CorrectedTask], group_view_count: int) -> tuple[Example, ...]:
             examples = ((task, made[id(task)]) for task in tasks)

@@ -196,7 +196,7 @@ class Trainer:
         self._judge_sources(project_id)
 
     def _judge_sources(self, project_id: int) -> None:
-        """Learns whom to believe; what fails is judged with the next correction."""
+        """Judges the sources by the new corrections; after a failure, with the next correction."""
         try:
             self._learn_sources(project_id)
         except BackendError as error:

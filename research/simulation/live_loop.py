@@ -308,9 +308,9 @@ def _annotation(
 
 def _edited(part: PartMask, edit: Edit, region_id: str) -> Drawn:
     truth = edit.truth or part
-    name = truth.label if Supervision.TEXT in edit.teaches else part.label
-    mask = truth.mask if Supervision.MASK in edit.teaches else part.mask
-    changed = edit.teaches & (Supervision.TEXT | Supervision.MASK)
+    name = truth.label if Supervision.TEXT in edit.supervision else part.label
+    mask = truth.mask if Supervision.MASK in edit.supervision else part.mask
+    changed = edit.supervision & (Supervision.TEXT | Supervision.MASK)
     origin = RegionOrigin.PREDICTION_CHANGED if changed else RegionOrigin.PREDICTION
     return Drawn(
         region_id, PartMask(part.image_index, part.kind, name, mask, score=part.score), origin

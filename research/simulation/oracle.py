@@ -32,12 +32,12 @@ class Edit:
     Attributes:
         before: the predicted region, None if there is none in this place.
         truth: the true region, None if there is none in this place; at least one is not None.
-        teaches: supervision by the edit; without TEXT the label stays, without MASK the mask.
+        supervision: supervision by the edit; without TEXT the label stays, without MASK the mask.
     """
 
     before: PartMask | None
     truth: PartMask | None
-    teaches: Supervision
+    supervision: Supervision
 
 
 def oracle_edits(labeled: LabeledGroup, prediction: GroupPrediction) -> tuple[Edit, ...]:
@@ -66,7 +66,7 @@ def oracle_targets(labeled: LabeledGroup, prediction: GroupPrediction) -> tuple[
         prediction: of the same group.
     """
     pairs = ((edit.truth or edit.before, edit) for edit in oracle_edits(labeled, prediction))
-    return tuple(RegionTarget(part, edit.teaches) for part, edit in pairs if part is not None)
+    return tuple(RegionTarget(part, edit.supervision) for part, edit in pairs if part is not None)
 
 
 def _image_edits(predicted: Sequence[PartMask], true: Sequence[PartMask]) -> list[Edit]:
@@ -74,12 +74,12 @@ def _image_edits(predicted: Sequence[PartMask], true: Sequence[PartMask]) -> lis
     matched = {t: p for p, t in hungarian(overlap) if overlap[p, t] >= _SAME_PLACE_IOU}
     edits = []
     for t, truth in enumerate(true):
-        teaches = Supervision(0)
+        supervision = Supervision(0)
         before = predicted[matched[t]] if t in matched else None
         if before is None or normalise(before.label) != normalise(truth.label):
-            teaches |= Supervision.TEXT
+            supervision |= Supervision.TEXT
         if before is None or overlap[matched[t], t] < _ACCEPTED_IOU:
-            teaches |= Supervision.MASK
-        edits.append(Edit(before, truth, teaches or Supervision.REHEARSAL))
+            supervision |= Supervision.MASK
+        edits.append(Edit(before, truth, supervision or Supervision.REHEARSAL))
     unmatched = [part for p, part in enumerate(predicted) if p not in matched.values()]
     return [*edits, *(Edit(part, None, Supervision.ABSENCE) for part in unmatched)]

@@ -116,25 +116,25 @@ class _Written:
     order: tuple[int, ...]
 
 
-def text_weight(teaches: Supervision) -> float:
+def text_weight(supervision: Supervision) -> float:
     """Returns the weight of a region's name under this supervision."""
-    if Supervision.TEXT in teaches:
+    if Supervision.TEXT in supervision:
         return 1.0
-    return REHEARSED if Supervision.REHEARSAL in teaches else 0.0
+    return REHEARSED if Supervision.REHEARSAL in supervision else 0.0
 
 
-def mask_weight(teaches: Supervision) -> float:
+def mask_weight(supervision: Supervision) -> float:
     """Returns the weight of a region's mask under this supervision."""
-    if Supervision.MASK in teaches:
+    if Supervision.MASK in supervision:
         return 1.0
-    return REHEARSED if Supervision.REHEARSAL in teaches else 0.0
+    return REHEARSED if Supervision.REHEARSAL in supervision else 0.0
 
 
 def question_weight(example: Example, kind: RegionKind) -> float:
     """Returns how often to ask a question, relatively: most where its answer was corrected."""
     changed = Supervision.TEXT | Supervision.MASK | Supervision.ABSENCE
     targets = (target for target in example.targets if target.region.kind is kind)
-    is_corrected = any(target.teaches & changed for target in targets)
+    is_corrected = any(target.supervision & changed for target in targets)
     return example.weight * (1.0 if is_corrected else REHEARSED)
 
 
@@ -213,10 +213,10 @@ def _write(
         tuple(range(first, first + len(order))),
     )
     targets = [target for target in example.targets if target.region.kind is kind]
-    absent = {normalise(t.region.label) for t in targets if Supervision.ABSENCE in t.teaches}
+    absent = {normalise(t.region.label) for t in targets if Supervision.ABSENCE in t.supervision}
     present = {normalise(named.phrase.label) for named in (*objects, *parts)}
-    changes_text = any(t.teaches & (Supervision.TEXT | Supervision.ABSENCE) for t in targets)
-    only_shapes = bool(targets) and all(t.teaches == Supervision.MASK for t in targets)
+    changes_text = any(t.supervision & (Supervision.TEXT | Supervision.ABSENCE) for t in targets)
+    only_shapes = bool(targets) and all(t.supervision == Supervision.MASK for t in targets)
     template = 1.0 if changes_text else 0.0 if only_shapes else REHEARSED
     return _Written(
         turn,
@@ -234,13 +234,13 @@ def _named_regions(
     """The regions of one subtask: one phrase per name, and per image too where parts are unique."""
     phrases: dict[tuple[str, int], list[tuple[PartMask, Supervision]]] = {}
     present = [
-        (slot_of[target.region.image_index], target.region, target.teaches)
+        (slot_of[target.region.image_index], target.region, target.supervision)
         for target in example.targets
-        if target.region.kind is kind and Supervision.ABSENCE not in target.teaches
+        if target.region.kind is kind and Supervision.ABSENCE not in target.supervision
     ]
-    for slot, region, teaches in sorted(present, key=lambda row: row[0]):
+    for slot, region, supervision in sorted(present, key=lambda row: row[0]):
         key = (normalise(region.label), slot if kind is RegionKind.UNIQUE_PART else 0)
-        phrases.setdefault(key, []).append((region, teaches))
+        phrases.setdefault(key, []).append((region, supervision))
     return [
         _Named(
             Phrase(
@@ -248,14 +248,14 @@ def _named_regions(
                 tuple(slot_of[region.image_index] for region, _ in regions),
                 kind is RegionKind.COMMON_OBJECT,
             ),
-            example.weight * max(text_weight(teaches) for _, teaches in regions),
+            example.weight * max(text_weight(supervision) for _, supervision in regions),
             tuple(
                 _Grounded(
                     first + slot_of[region.image_index],
                     region.mask,
-                    example.weight * mask_weight(teaches),
+                    example.weight * mask_weight(supervision),
                 )
-                for region, teaches in regions
+                for region, supervision in regions
             ),
         )
         for (label, _), regions in phrases.items()
@@ -265,7 +265,7 @@ def _named_regions(
 def _named_objects(example: Example, slot_of: dict[int, int], first: int) -> list[_Named]:
     """The compared objects a part answer begins with; an unknown name has weight 0."""
     taught = {
-        (target.region.image_index, normalise(target.region.label)): target.teaches
+        (target.region.image_index, normalise(target.region.label)): target.supervision
         for target in example.targets
         if target.region.kind is RegionKind.COMMON_OBJECT
     }
@@ -278,10 +278,10 @@ def _named_objects(example: Example, slot_of: dict[int, int], first: int) -> lis
             weights.setdefault(_UNKNOWN_OBJECT, 0.0)
             continue
         label = normalise(compared.label)
-        teaches = taught.get((image, label), Supervision.TEXT | Supervision.MASK)
-        weight = example.weight * mask_weight(teaches)
+        supervision = taught.get((image, label), Supervision.TEXT | Supervision.MASK)
+        weight = example.weight * mask_weight(supervision)
         named.setdefault(label, []).append(_Grounded(at, compared.mask, weight))
-        weights[label] = max(weights.get(label, 0.0), example.weight * text_weight(teaches))
+        weights[label] = max(weights.get(label, 0.0), example.weight * text_weight(supervision))
     return [
         _Named(
             Phrase(label, tuple(seg.image - first for seg in grounded), True),

@@ -210,7 +210,7 @@ def _part_targets(example: Example, image: int) -> list[RegionTarget]:
 def _removed_parts(example: Example, image: int) -> list[RegionTarget]:
     """The parts that an annotator removed from one image."""
     parts = _part_targets(example, image)
-    return [target for target in parts if Supervision.ABSENCE in target.teaches]
+    return [target for target in parts if Supervision.ABSENCE in target.supervision]
 
 
 def _parts_by_name(example: Example, image: int) -> dict[str, RegionTarget]:
@@ -218,7 +218,7 @@ def _parts_by_name(example: Example, image: int) -> dict[str, RegionTarget]:
     return {
         normalise(target.region.label): target
         for target in _part_targets(example, image)
-        if Supervision.ABSENCE not in target.teaches
+        if Supervision.ABSENCE not in target.supervision
     }
 
 
@@ -238,4 +238,4 @@ def _whole(example: Example, image: int) -> RegionTarget | None:
 
 def _moved(target: RegionTarget, slot: int, kind: RegionKind) -> RegionTarget:
     region = replace(target.region, image_index=slot, kind=kind, part_id=None)
-    return RegionTarget(region, target.teaches)
+    return RegionTarget(region, target.supervision)

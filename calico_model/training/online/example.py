@@ -31,11 +31,11 @@ class RegionTarget:
 
     Attributes:
         region: the true region; for an ABSENCE the removed region, whose mask does not matter.
-        teaches: which losses it takes part in; never none.
+        supervision: which losses it takes part in; never none.
     """
 
     region: PartMask
-    teaches: Supervision
+    supervision: Supervision
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ class Example:
     @property
     def truth(self) -> tuple[PartMask, ...]:
         """The true regions."""
-        return tuple(t.region for t in self.targets if Supervision.ABSENCE not in t.teaches)
+        return tuple(t.region for t in self.targets if Supervision.ABSENCE not in t.supervision)
 
     @property
     def labels(self) -> frozenset[str]:
@@ -160,7 +160,7 @@ def make_example(
     taught: dict[tuple[RegionKind, int, str], Supervision] = {}
     for target in targets:
         place = _place(target.region)
-        taught[place] = taught.get(place, Supervision(0)) | target.teaches
+        taught[place] = taught.get(place, Supervision(0)) | target.supervision
     present = {_place(part) for part in truth}
     complete = [
         RegionTarget(part, (taught.get(_place(part), default) & ~Supervision.ABSENCE) or default)
@@ -169,7 +169,7 @@ def make_example(
     complete += [
         RegionTarget(target.region, Supervision.ABSENCE)
         for target in targets
-        if Supervision.ABSENCE in target.teaches and _place(target.region) not in present
+        if Supervision.ABSENCE in target.supervision and _place(target.region) not in present
     ]
     objects = tuple(_compared_object(truth, image) for image in range(len(sizes_hw)))
     return Example(key, features, tuple(sizes_hw), tuple(complete), objects, known, weight)

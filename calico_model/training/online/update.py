@@ -115,15 +115,15 @@ def update_adapter(
         )
     labels = labels_with_rows(corrections, start, adapters.tokenizer)
     planned = plan.steps_for(len(new))
-    domain, speaks = find_update_domain(adapters.model, corrections, replay.base)
+    domain, asks_language = find_update_domain(adapters.model, corrections, replay.base)
     if domain is not None:  # the base answers its own kind of pictures: nothing to rehearse there
         replay = replace(replay, base=())
     with adapters.borrowed(start):
         in_pairs = adapters.model.config.asks_in_pairs
         curriculum = Curriculum(new, replay, plan.mix, plan.seed, in_pairs=in_pairs)
         has_dense = _has_dense(adapters, plan, curriculum)
-        speaks = speaks or not has_dense
-        if not speaks:
+        asks_language = asks_language or not has_dense
+        if not asks_language:
             plan = replace(plan, scope=_DENSE_HEAD_ALONE)
             labels = () if start is None else start.labels
             planned = planned if clock is None else _UNLIMITED
@@ -138,7 +138,7 @@ def update_adapter(
                 was_stopped = True
                 break
             rate = cosine_rate(budget.share, warmup=plan.warmup)
-            terms = learner.learn(curriculum, rate) if speaks else {}
+            terms = learner.learn(curriculum, rate) if asks_language else {}
             if dense is not None:
                 terms |= dense.learn(rate, coarse=budget.share < plan.dense.coarse)
             recent.append(terms)

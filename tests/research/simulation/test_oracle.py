@@ -23,7 +23,7 @@ def taught(truth: list[PartMask], predicted: list[PartMask]) -> list[tuple[str, 
     image = np.zeros((SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
     labeled = LabeledGroup(ImageGroup((image,), ("a",)), tuple(truth), known=frozenset({KIND}))
     targets = oracle_targets(labeled, GroupPrediction(tuple(predicted), "v"))
-    return [(target.region.label, target.teaches) for target in targets]
+    return [(target.region.label, target.supervision) for target in targets]
 
 
 def test_a_right_region_is_rehearsed() -> None:

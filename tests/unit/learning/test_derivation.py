@@ -304,7 +304,7 @@ def test_a_mask_drawn_anew_with_another_tool_is_not_absent(repository, tool, val
     source = Predictions(p9=predicted(PREDICTED))
     derive(repository, source)
     taught = {
-        one.region.id: one.teaches
+        one.region.id: one.supervision
         for one in training_targets(Derivation(repository, source).load(7, 5))
     }
     assert taught.pop("b") is Supervision.REHEARSAL

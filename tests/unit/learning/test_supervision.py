@@ -31,7 +31,7 @@ def correction(before, after, unread=()):
 
 def taught(before, after, unread=()):
     found = training_targets(correction(before, after, unread))
-    return {lesson.region.id: lesson.teaches for lesson in found}
+    return {target.region.id: target.supervision for target in found}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_label_fixes_and_mask_edits_are_told_apart():
     fix, edit = training_targets(
         correction(before, [region("a", MASK, label="lid"), region("b", SMALLER)])
     )
-    assert (fix.teaches, edit.teaches) == (Supervision.TEXT, Supervision.MASK)
+    assert (fix.supervision, edit.supervision) == (Supervision.TEXT, Supervision.MASK)
     assert fix.before.label == "handle"
 
 
@@ -152,14 +152,14 @@ def test_half_of_a_name_is_no_truth():
 def test_a_region_with_two_labels_teaches_both():
     both = region("a", MASK, label="leg", more=("wood",))
     assert [
-        (one.region.label, one.teaches) for one in training_targets(correction([], [both]))
+        (one.region.label, one.supervision) for one in training_targets(correction([], [both]))
     ] == [
         ("leg", Supervision.TEXT | Supervision.MASK),
         ("wood", Supervision.TEXT | Supervision.MASK),
     ]
     assert [part.label for part in true_parts(correction([], [both]))] == ["leg", "wood"]
     added = training_targets(correction([region("a", MASK, label="leg")], [both]))
-    assert {one.region.label: one.teaches for one in added} == {
+    assert {one.region.label: one.supervision for one in added} == {
         "leg": Supervision.TEXT,
         "wood": Supervision.TEXT,
     }

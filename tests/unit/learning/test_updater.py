@@ -216,7 +216,7 @@ def test_each_region_teaches_what_was_corrected():
     ]
     correction = corrected(1, before, after).correction
     found = {
-        (one.region.image_index, one.region.label): one.teaches
+        (one.region.image_index, one.region.label): one.supervision
         for one in region_targets(correction, true_parts(correction))
     }
     assert found == {

@@ -108,7 +108,7 @@ def test_what_was_taken_away_stays_away_in_every_pair(model: Calico) -> None:
         return {
             (one.region.label, one.region.image_index)
             for one in pair.targets
-            if Supervision.ABSENCE in one.teaches
+            if Supervision.ABSENCE in one.supervision
         }
 
     assert absent(pairs["g/0+g/0"]) == {("rotor", 0), ("rotor", 1)}

@@ -59,7 +59,9 @@ def test_views_differ_but_teach_the_same(model: Calico, labeled: LabeledGroup) -
     assert not np.array_equal(shown[0].images[0], shown[1].images[0])
     for view in example.views:
         assert view.labels == example.labels
-        assert [one.teaches for one in view.targets] == [one.teaches for one in example.targets]
+        assert [one.supervision for one in view.targets] == [
+            one.supervision for one in example.targets
+        ]
         assert all(part.mask.any() for part in view.truth)
         assert not torch.equal(view.features.global_tokens, example.features.global_tokens)
 
