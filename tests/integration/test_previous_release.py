@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,15 @@ def test_its_corrections_are_derived_again_alike(store):
     tasks, regions = repository.tasks(PROJECT_ID), repository.outcomes(PROJECT_ID)
     assert [row.standing for row in tasks] == [Standing.CORRECTED] * 5
     assert len(regions) == 19
+    # Regions that were drawn again are judged otherwise since: everything is judged once more.
+    assert Derivation(repository).derive(PROJECT_ID).changed == 5
+    judged = repository.tasks(PROJECT_ID)
+    assert [replace(row, state="") for row in judged] == [replace(row, state="") for row in tasks]
+    assert repository.outcomes(PROJECT_ID) == regions
     assert Derivation(repository).derive(PROJECT_ID).changed == 0
 
     assert Derivation(repository).rebuild(PROJECT_ID).changed == 5
-    assert repository.tasks(PROJECT_ID) == tasks
+    assert repository.tasks(PROJECT_ID) == judged
     assert repository.outcomes(PROJECT_ID) == regions
 
 
