@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from research.bench.server import BenchError, BenchServer, free_port
+from backend.cli.label_studio_process import free_port
+from research.bench.server import BenchError, BenchServer
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 _HAPROXY_CONFIG = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"

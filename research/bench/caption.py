@@ -16,8 +16,8 @@ from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
 from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
-from calico_model.evaluation.matching import iou_matrix
 from calico_model.inference.caption import Caption, Level, compose_caption
+from calico_model.masks import mask_iou
 from calico_model.types import BoolMask, PartMask
 from calico_model.vocabulary import normalise
 
@@ -79,7 +79,7 @@ def recalled(
     hits: dict[Level, list[bool]] = {level: [] for level in Level}
     for key, mask in wanted.items():
         other = given.get(key)
-        is_found = other is not None and bool(iou_matrix([other], [mask])[0, 0] >= _SAME)
+        is_found = other is not None and mask_iou(other, mask) >= _SAME
         hits[key[0]].append(is_found)
     return hits
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
-from calico_model.types import RegionKind, RgbImage
+from calico_model.types import RgbImage
 from research.bench.postgres import find_binaries, running_postgres
 from research.bench.server import BenchError, BenchServer
 from research.label_studio.sample import clicks_body, predict_body
@@ -50,11 +50,7 @@ def draw_chain(number: int, clicks: int) -> Chain:
         draw_group(group_rng(Stream.EVALUATION, _SEED, number), group_size=_GROUP, size_px=_SIDE)
     )
     rng = np.random.default_rng(number)
-    parts = [
-        part.mask
-        for part in labeled.parts
-        if part.image_index == 0 and part.kind is not RegionKind.COMMON_OBJECT
-    ]
+    parts = [part.mask for part in labeled.parts if part.image_index == 0 and part.kind.is_part]
     spots = [rng.choice(np.argwhere(parts[int(rng.integers(len(parts)))])) for _ in range(clicks)]
     places = tuple((100 * (x + 0.5) / _SIDE, 100 * (y + 0.5) / _SIDE) for y, x in spots)
     return Chain(labeled.group.images, places, number + 1)

@@ -17,11 +17,16 @@ from backend.cli.progress import progress_bar
 from backend.cli.tables import print_fitted
 from backend.label_studio import brush
 from calico_model.data.synthetic import Stream, draw_group, group_rng, labeled_group
-from calico_model.types import BoolMask, RegionKind
-from research.bench.server import BenchError, BenchServer, running_server
+from calico_model.types import BoolMask
+from research.bench.server import (
+    JSON_HEADERS,
+    BenchError,
+    BenchServer,
+    percentile_ms,
+    running_server,
+)
 from research.label_studio.sample import JsonObject, click_body, mask_results, predict_body
 
-_JSON = {"Content-Type": "application/json"}
 _SIDE = 1000  # pixels: one megapixel
 _GROUP = 2
 _TASKS, _SEED = 8, 2
@@ -72,9 +77,9 @@ def bench_click(
                     x, y = task.place(rng)
                     under = _under(rng, x, y) if regime == _CORRECTING else []
                     body = _body(task.urls, x, y, f"click{regime}-{number}", [*earlier, *under])
-                    seconds = _ask(server, body)
+                    seconds = server.predict(body).seconds
                     if number >= _WARM_UP:
-                        times[regime].append(seconds * 1000)
+                        times[regime].append(seconds)
                 advance_to(max(0, number + 1 - _WARM_UP))
     _report(times)
 
@@ -103,9 +108,9 @@ def _open(server: BenchServer, number: int) -> _Task:
     labeled = labeled_group(draw_group(drawn, group_size=_GROUP, size_px=_SIDE))
     urls = server.keep_files(labeled.group.images, f"task-{number}")
     opened = json.dumps(predict_body([urls])).encode()
-    if server.ask("POST", "/predict", opened, _JSON).status != 200:
+    if server.ask("POST", "/predict", opened, JSON_HEADERS).status != 200:
         raise BenchError("the task cannot be opened")
-    parts = [part for part in labeled.parts if part.kind is not RegionKind.COMMON_OBJECT]
+    parts = [part for part in labeled.parts if part.kind.is_part]
     return _Task(urls, tuple(part.mask for part in parts if part.image_index == 0))
 
 
@@ -115,13 +120,6 @@ def _body(
     drafts = [{"id": 1, "result": list(earlier), "updated_at": "2026-01-01T00:00:00Z"}]
     body = click_body(urls, x=x, y=y, name=name, side=_SIDE, drafts=drafts if earlier else ())
     return json.dumps(body).encode()
-
-
-def _ask(server: BenchServer, body: bytes) -> float:
-    reply = server.ask("POST", "/predict", body, _JSON)
-    if reply.status != 200 or b'"problem"' in reply.body:
-        raise BenchError(f"a click was answered {reply.status}: {reply.body[:200]!r}")
-    return reply.seconds
 
 
 def _drawn(rng: np.random.Generator, kinds: Sequence[str]) -> list[JsonObject]:
@@ -154,9 +152,8 @@ def _report(times: dict[str, list[float]]) -> None:
     table = Table("what is in the request", "clicks", "p50 ms", "p95 ms", "max ms")
     figures: dict[str, float] = {}
     for regime, measured in times.items():
-        p50, p95 = (round(float(np.percentile(measured, share)), 1) for share in (50, 95))
-        largest = f"{max(measured):.1f}"
-        table.add_row(_REGIMES[regime], str(len(measured)), f"{p50}", f"{p95}", largest)
+        p50, p95, largest = (percentile_ms(measured, share) for share in (50, 95, 100))
+        table.add_row(_REGIMES[regime], str(len(measured)), f"{p50}", f"{p95}", f"{largest}")
         figures |= {f"p50_ms{regime}": p50, f"p95_ms{regime}": p95}
     print_fitted(table)
     typer.echo(json.dumps(figures))

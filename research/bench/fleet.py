@@ -20,9 +20,12 @@ from research.bench.balancer import running_balancer
 from research.bench.chains import Chain, draw_chain, ready_database
 from research.bench.prelabel_kills import measure_killed_job
 from research.bench.ray_kills import Victim, measure_kills, show_kills
-from research.bench.server import BenchError, BenchServer, ServerReply, running_servers
+from research.bench.server import (
+    BenchError,
+    BenchServer,
+    running_servers,
+)
 
-_JSON = {"Content-Type": "application/json"}
 _PAIRS = 30
 
 
@@ -41,10 +44,10 @@ def bench_fleet(
         Path | None, typer.Option("--weights", metavar="DIR", help="Model folder.")
     ] = None,
     kills: Annotated[
-        int, typer.Option("--kills", min=0, help="Kill parts of a fleet on Ray so often instead.")
+        int, typer.Option("--kills", min=0, help="Instead: kills of each part of a fleet on Ray.")
     ] = 0,
     what: Annotated[
-        list[Victim] | None, typer.Option("--what", help="Of them; may be repeated. [all]")
+        list[Victim] | None, typer.Option("--what", help="Part to kill; may be repeated. [all]")
     ] = None,
 ) -> None:
     """Compare the answers of several servers with those of one, and kill a server under load.
@@ -52,8 +55,8 @@ def bench_fleet(
     PostgreSQL, the servers and a small balancer run on loopback. Every task is opened once, then
     clicked on: each click of a chain at the next server. Before, one server alone was asked the
     same, with a database of its own. Then one of the servers is killed (SIGKILL) while clients ask
-    through the balancer; what it had begun is asked again of another. At last, a large job of
-    `calico prelabel` loses a worker and its driver, and is run again.
+    through the balancer; a request that it had begun is sent again to another. At last, a large job
+    of `calico prelabel` loses a worker and its driver, and is run again.
 
     With --kills, a fleet on Ray (calico-labeling[fleet]) takes the place of the servers: two web
     servers and two click replicas, and two more machines on addresses of loopback where machines
@@ -109,15 +112,8 @@ def answers(servers: Sequence[BenchServer], chains: Sequence[Chain]) -> list[byt
     found = []
     for chain in chains:
         for number, body in enumerate(chain.bodies(servers[0])):
-            found.append(_ask(servers[(chain.task_id + number) % len(servers)], body).body)
+            found.append(servers[(chain.task_id + number) % len(servers)].predict(body).body)
     return found
-
-
-def _ask(server: BenchServer, body: bytes) -> ServerReply:
-    reply = server.ask("POST", "/predict", body, _JSON)
-    if reply.status != 200 or b'"problem"' in reply.body:
-        raise BenchError(f"a request was answered {reply.status}: {reply.body[:200]!r}")
-    return reply
 
 
 @contextmanager
@@ -136,7 +132,9 @@ def several_servers(
 def _overhead_ms(direct: BenchServer, through: BenchServer, chain: Chain) -> float:
     """Median of what the balancer adds to a kept answer, measured in pairs."""
     opened = next(chain.bodies(direct))
-    pairs = [(_ask(direct, opened).seconds, _ask(through, opened).seconds) for _ in range(_PAIRS)]
+    pairs = [
+        (direct.predict(opened).seconds, through.predict(opened).seconds) for _ in range(_PAIRS)
+    ]
     return float(np.median([1000 * (relayed - own) for own, relayed in pairs]))
 
 
@@ -172,7 +170,7 @@ def _under_load(
                 if number == requests // 3:
                     kill()
                 try:
-                    seconds = _ask(server, bodies[number % len(bodies)]).seconds
+                    seconds = server.predict(bodies[number % len(bodies)]).seconds
                 except BenchError:
                     with load.lock:
                         load.failed += 1

@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from backend.cli.progress import progress_bar
-from research.bench.server import running_server
+from research.bench.server import JSON_HEADERS, running_server
 from research.label_studio.sample import (
     JsonObject,
     click_body,
@@ -46,7 +46,6 @@ _HEADERS = (
     {"X-Request-ID": "\xe9" * 100},
     {"Accept": "text/html"},
 )
-_JSON_TYPE = {"Content-Type": "application/json"}
 
 
 def bench_fuzz(
@@ -176,17 +175,17 @@ def _sample(random: Random, number: int, groups: Sequence[Sequence[str]]) -> tup
 
 
 def _valid(_random: Random, path: str, body: JsonObject) -> Case:
-    return Case("POST", path, _encode(body), True, _JSON_TYPE)
+    return Case("POST", path, _encode(body), True, JSON_HEADERS)
 
 
 def _changed_once(random: Random, path: str, body: JsonObject) -> Case:
-    return Case("POST", path, _encode(_change(random, body)), True, _JSON_TYPE)
+    return Case("POST", path, _encode(_change(random, body)), True, JSON_HEADERS)
 
 
 def _changed_often(random: Random, path: str, body: JsonObject) -> Case:
     for _ in range(random.randint(2, 6)):
         body = _change(random, body)
-    return Case("POST", path, _encode(body), False, _JSON_TYPE)
+    return Case("POST", path, _encode(body), False, JSON_HEADERS)
 
 
 def _corrupted(random: Random, path: str, body: JsonObject) -> Case:
@@ -204,18 +203,18 @@ def _corrupted(random: Random, path: str, body: JsonObject) -> Case:
             data[place:place] = random.choice((b"[", b"{", b'{"a":')) * 50_000
         case _:
             data = bytearray(random.randbytes(random.randrange(200)))
-    return Case("POST", path, bytes(data), False, _JSON_TYPE)
+    return Case("POST", path, bytes(data), False, JSON_HEADERS)
 
 
 def _stray(random: Random, path: str, body: JsonObject) -> Case:
     data = _encode(body)
     match random.randrange(3):
         case 0:
-            return Case("POST", random.choice(_PATHS), data, False, _JSON_TYPE)
+            return Case("POST", random.choice(_PATHS), data, False, JSON_HEADERS)
         case 1:
-            return Case(random.choice(_METHODS), path, data, False, _JSON_TYPE)
+            return Case(random.choice(_METHODS), path, data, False, JSON_HEADERS)
         case _:
-            return Case("POST", path, data, False, _JSON_TYPE | random.choice(_HEADERS))
+            return Case("POST", path, data, False, JSON_HEADERS | random.choice(_HEADERS))
 
 
 def _change(random: Random, body: JsonObject) -> JsonObject:

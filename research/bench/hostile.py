@@ -7,9 +7,10 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,14 @@ from rich.table import Table
 
 from backend.cli.tables import print_fitted
 from backend.label_studio import brush
-from research.bench.server import BenchError, BenchServer, running_server
+from research.bench.server import (
+    JSON_HEADERS,
+    BenchError,
+    BenchServer,
+    percentile_ms,
+    repeated,
+    running_server,
+)
 from research.label_studio.sample import (
     PROJECT_ID,
     JsonObject,
@@ -32,7 +40,6 @@ from research.label_studio.sample import (
     predict_body,
 )
 
-_JSON = {"Content-Type": "application/json"}
 _SIDE = 256
 _TASKS = 32
 _PROMPTS, _MOST_PROMPTS = 1000, 100  # above the limit of one request, and the limit itself
@@ -96,9 +103,11 @@ def bench_hostile(
         _prepare(server, urls)
         others, attacks = _Others(), _Misbehaviour()
         before = _resident_bytes(server)
-        with _sampling(lambda: _resident_bytes(server)) as sizes, _slow(server, sockets, attacks):
+        sizes = [before]
+        sample = partial(_sample_memory, server, sizes)
+        with repeated(sample, _PAUSE_S), _slow(server, sockets, attacks):
             _misbehave(server, urls, pictures, attacks, others, seconds)
-    _report(others, attacks, max(sizes, default=before) - before)
+    _report(others, attacks, max(sizes) - before)
 
 
 def _prepare(server: BenchServer, urls: tuple[str, ...]) -> None:
@@ -117,7 +126,7 @@ def _prepare(server: BenchServer, urls: tuple[str, ...]) -> None:
 
 
 def _need(server: BenchServer, path: str, body: JsonObject, status: int) -> None:
-    reply = server.ask("POST", path, json.dumps(body).encode(), _JSON)
+    reply = server.ask("POST", path, json.dumps(body).encode(), JSON_HEADERS)
     if reply.status != status:
         raise BenchError(f"{path} was answered {reply.status}: {reply.body[:200]!r}")
 
@@ -146,7 +155,7 @@ def _misbehave(
     def attack(name: str, method: str, path: str, body: bytes | None) -> None:
         start.wait()
         try:
-            reply = server.ask(method, path, body, _JSON, timeout_s=_ATTACK_TIMEOUT_S)
+            reply = server.ask(method, path, body, JSON_HEADERS, timeout_s=_ATTACK_TIMEOUT_S)
         except BenchError:
             attacks.count(name, "no answer")
         else:
@@ -201,7 +210,7 @@ def _predict(server: BenchServer, others: _Others, start: threading.Event) -> No
     images = np.random.default_rng(1).integers(0, 256, (2, _SIDE, _SIDE, 3), np.uint8)
     body = json.dumps(predict_body([server.keep_files(list(images), "others")])).encode()
     start.wait()
-    reply = server.ask("POST", "/predict", body, _JSON, timeout_s=_ATTACK_TIMEOUT_S)
+    reply = server.ask("POST", "/predict", body, JSON_HEADERS, timeout_s=_ATTACK_TIMEOUT_S)
     others.predict_s.append(reply.seconds)
     if b'"score"' not in reply.body:
         others.wrong.append("/predict: not yet")
@@ -218,7 +227,7 @@ def _ask(
 ) -> None:
     began = time.monotonic()
     try:
-        answer = str(server.ask(method, path, body, _JSON, timeout_s=30.0).status)
+        answer = str(server.ask(method, path, body, JSON_HEADERS, timeout_s=30.0).status)
     except BenchError:
         answer = "no answer"
     seconds.append(time.monotonic() - began)
@@ -269,23 +278,8 @@ def _send(connection: socket.socket) -> bool:
     return False
 
 
-@contextmanager
-def _sampling(measure: Callable[[], int]) -> Iterator[list[int]]:
-    """Measures again and again in a thread, while the block runs; yields the list of samples."""
-    samples: list[int] = []
-    stop = threading.Event()
-
-    def run() -> None:
-        while not stop.wait(_PAUSE_S):
-            samples.append(measure())
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        stop.set()
-        thread.join()
+def _sample_memory(server: BenchServer, sizes: list[int]) -> None:
+    sizes.append(_resident_bytes(server))
 
 
 def _resident_bytes(server: BenchServer) -> int:
@@ -301,16 +295,16 @@ def _resident_bytes(server: BenchServer) -> int:
 
 
 def _report(others: _Others, attacks: _Misbehaviour, grown_bytes: int) -> None:
-    health, webhook = np.array(others.health_s) * 1000, np.array(others.webhook_s) * 1000
+    health, webhook = others.health_s, others.webhook_s
     figures: dict[str, object] = {
-        "health_p50_ms": round(float(np.percentile(health, 50)), 1),
-        "health_p99_ms": round(float(np.percentile(health, 99)), 1),
-        "health_max_ms": round(float(health.max()), 1),
+        "health_p50_ms": percentile_ms(health, 50),
+        "health_p99_ms": percentile_ms(health, 99),
+        "health_max_ms": percentile_ms(health, 100),
         "health_requests": len(health),
-        "webhook_p99_ms": round(float(np.percentile(webhook, 99)), 1),
-        "webhook_max_ms": round(float(webhook.max()), 1),
+        "webhook_p99_ms": percentile_ms(webhook, 99),
+        "webhook_max_ms": percentile_ms(webhook, 100),
         "webhooks": len(webhook),
-        "webhooks_over_1s": int((webhook > _PATIENCE_S * 1000).sum()),
+        "webhooks_over_1s": sum(answer_s > _PATIENCE_S for answer_s in webhook),
         "prediction_ms": round(1000 * max(others.predict_s, default=0.0), 1),
         "wrong": len(others.wrong),
         "rss_growth_mb": round(grown_bytes / 1e6, 1),

@@ -14,11 +14,10 @@ import typer
 from rich.table import Table
 
 from backend.cli.tables import print_fitted
-from research.bench.server import BenchServer, percentile_ms, running_server
+from research.bench.server import JSON_HEADERS, BenchServer, percentile_ms, running_server
 from research.label_studio.sample import predict_body, setup_body
 
 _PAUSE_S = 0.02
-_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass
@@ -89,7 +88,7 @@ def _probe(
 ) -> None:
     while not stop.wait(_PAUSE_S):
         times = probe.while_predicting if is_loaded.is_set() else probe.while_loading
-        reply = server.ask(method, path, body, _JSON if body else None)
+        reply = server.ask(method, path, body, JSON_HEADERS if body else None)
         times.append(reply.seconds)
         probe.wrong += reply.status != 200
 
@@ -109,7 +108,7 @@ def _predict(server: BenchServer, askers: int, seconds: float) -> int:
             if pair is None:
                 return
             body = json.dumps(predict_body([pair], first_task_id=len(answered) + 1)).encode()
-            reply = server.ask("POST", "/predict", body, _JSON)
+            reply = server.ask("POST", "/predict", body, JSON_HEADERS)
             answered.append(reply.status == 200 and b'"problem"' not in reply.body)
 
     threads = [_start(ask) for _ in range(askers)]

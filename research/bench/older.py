@@ -16,7 +16,7 @@ from backend.cli.progress import training_bar
 from backend.cli.tables import print_fitted
 from calico_model.errors import InvalidConfigError
 from calico_model.evaluation.regions import as_regions
-from calico_model.types import GroupPrediction, LabeledGroup, RegionKind
+from calico_model.types import GroupPrediction, LabeledGroup
 from research.bench.photos import SetsOption, find_sets, open_pairs
 from research.bench.review import learning_loop
 from research.simulation.protocol import LearningLoop, fitting
@@ -181,7 +181,7 @@ def measure(
         return sum(count_found(loop.predict(one.group), one) for one in measured)
 
     before = learn(older)
-    parts = sum(part.kind is not RegionKind.COMMON_OBJECT for one in measured for part in one.parts)
+    parts = sum(part.kind.is_part for one in measured for part in one.parts)
     return Found(parts, before, learn(newer))
 
 
@@ -191,11 +191,7 @@ def count_found(prediction: GroupPrediction, labeled: LabeledGroup) -> int:
     for image in range(len(labeled.group)):
         predicted = as_regions(list(prediction.of_image(image)))
         truth = as_regions(
-            [
-                part
-                for part in labeled.parts
-                if part.image_index == image and part.kind is not RegionKind.COMMON_OBJECT
-            ]
+            [part for part in labeled.parts if part.image_index == image and part.kind.is_part]
         )
         found += int(fitting(predicted, truth).any(0).sum())
     return found

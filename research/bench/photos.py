@@ -73,7 +73,8 @@ def bench_photos(
 
     Every set is a project of its own at a backend of its own, over HTTP. This is what calico
     simulate does, with the same figures side by side. Recall is strict: the mean of objects,
-    common parts and unique parts. recall_parts counts a part whatever its kind was said to be.
+    common parts and unique parts. recall_parts counts a part
+    whatever kind it was predicted with.
 
     Example: calico bench photos --sets DIR --settle 60
 
@@ -220,7 +221,7 @@ def _baseline(
 ) -> dict[str, Any] | None:
     """Runs a baseline that learns from the first groups; returns the JSON of its last line.
 
-    A baseline that fails is said and left out: what was measured until then stays.
+    A baseline that fails is reported and left out: what was measured until then stays.
     """
     with tempfile.TemporaryDirectory(prefix="calico-photos-") as place:
         folder = Path(place) / "set"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from backend.cli.label_studio_process import free_port
 
 UNPRIVILEGED = "postgres"
 """The server refuses to run as root."""
@@ -35,7 +36,7 @@ def running_postgres(binaries: Path, folder: Path) -> Iterator[str]:
         shutil.chown(folder, UNPRIVILEGED, UNPRIVILEGED)
     data = folder / "data"
     _run(binaries / "initdb", "-D", data, "-U", "calico", "-A", "trust", "-E", "UTF8")
-    port = _free_port()
+    port = free_port()
     options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder}"
     control = (binaries / "pg_ctl", "-D", data, "-w", "-t", "60")
     _run(*control, "-l", folder / "log", "-o", options, "start")
@@ -64,9 +65,3 @@ def _run(*command: object) -> None:
         check=True,
         timeout=120,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

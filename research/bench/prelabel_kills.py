@@ -148,7 +148,7 @@ def load_noted(weights: Path | None, log: Path) -> NotedPredictor:
 
 
 def drive() -> None:
-    """Is the driver of the job, with the arguments of the process."""
+    """Runs the job in this process, its driver, with the arguments of the process."""
     manifest, out, log, weights, workers, chunk = sys.argv[1:]
     load = functools.partial(load_noted, Path(weights) if weights else None, Path(log))
     run_job(read_manifest(manifest), Path(out), load, workers=int(workers), size=int(chunk))

@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from research.bench.chains import Chain, draw_chain
-from research.bench.server import BenchError, BenchServer, ServerReply
+from research.bench.server import JSON_HEADERS, BenchError, BenchServer, ServerReply
 from research.label_studio.sample import predict_body
-
-_JSON = {"Content-Type": "application/json"}
 
 
 def draw_bodies(server: BenchServer, tasks: int, clicks: int) -> list[bytes]:
@@ -28,7 +26,7 @@ def ask(server: BenchServer, body: bytes) -> tuple[str, bytes]:
     Raises:
         BenchError: there is none, or it says that a task could not be predicted.
     """
-    reply = server.ask("POST", "/predict", body, _JSON)
+    reply = server.ask("POST", "/predict", body, JSON_HEADERS)
     if reply.status != 200 or b'"problem"' in reply.body or b'"error"' in reply.body:
         raise BenchError(f"answered {reply.status}: {reply.body[:300]!r}")
     results = json.loads(reply.body)["results"]
@@ -179,7 +177,7 @@ def under_batches(server: BenchServer, clients: int, groups: int = 6) -> Iterato
             ]
             body = json.dumps(predict_body(urls, first_task_id=task)).encode()
             try:
-                reply = server.ask("POST", "/predict", body, _JSON)
+                reply = server.ask("POST", "/predict", body, JSON_HEADERS)
             except BenchError as error:
                 load.fail(task, str(error))
             else:

@@ -20,8 +20,8 @@ from calico_model.data.casting import SceneSplit, Stream, group_rng
 from calico_model.data.scene import Scene
 from calico_model.data.series import draw_series, part_masks
 from calico_model.evaluation.boundary import compare_boundaries
-from calico_model.evaluation.matching import iou_matrix
 from calico_model.interactive.propagate.series import carry
+from calico_model.masks import mask_iou
 from calico_model.modeling.features import concatenate
 from calico_model.predictor import DEFAULT_WEIGHTS, Predictor, load_predictor
 from calico_model.types import BoolMask, ImageGroup, PartMask, RegionKind
@@ -120,7 +120,7 @@ def _compare(way: str, after: int, mask: BoolMask, truth: BoolMask | None) -> Me
     if truth is None:
         return Measured(way, after, False, is_lost, 0.0, 0.0)
     f = compare_boundaries(mask, truth).f_score
-    return Measured(way, after, True, is_lost, float(iou_matrix([mask], [truth])[0, 0]), f)
+    return Measured(way, after, True, is_lost, mask_iou(mask, truth), f)
 
 
 def figures_of(measured: list[Measured]) -> dict[str, object]:

@@ -6,13 +6,12 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from backend.cli.label_studio_process import free_port
 from backend.errors import BackendError
 from backend.settings import describe_settings
 from calico_model.types import RgbImage
 from research.label_studio.sample import local_file_url
 
+JSON_HEADERS = {"Content-Type": "application/json"}
 _HOST = "127.0.0.1"
 
 
@@ -99,6 +100,17 @@ class BenchServer:
             connection.close()
         return ServerReply(answer.status, dict(answer.headers), content, time.monotonic() - began)
 
+    def predict(self, body: bytes) -> ServerReply:
+        """Sends one request to /predict.
+
+        Raises:
+            BenchError: the server does not answer, or a task could not be predicted.
+        """
+        reply = self.ask("POST", "/predict", body, JSON_HEADERS)
+        if reply.status != 200 or b'"problem"' in reply.body:
+            raise BenchError(f"a request was answered {reply.status}: {reply.body[:200]!r}")
+        return reply
+
     def model_state(self) -> str:
         """Returns loading, ready or failed."""
         return str(json.loads(self.ask("GET", "/health").body)["model"])
@@ -143,6 +155,24 @@ class BenchServer:
         for file, image in zip(files, images, strict=True):
             Image.fromarray(image).save(self.files / file)
         return tuple(map(local_file_url, files))
+
+
+@contextmanager
+def repeated(work: Callable[[], object], pause_s: float) -> Iterator[None]:
+    """Calls `work` again and again, in a thread, while the block runs."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(pause_s):
+            work()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager
@@ -224,13 +254,6 @@ def exit_on_termination() -> Any:
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-
-
-def free_port() -> int:
-    """Returns a TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_up(server: BenchServer, process: subprocess.Popen[bytes]) -> None:

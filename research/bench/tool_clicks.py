@@ -23,6 +23,7 @@ from backend.cli.tables import print_fitted
 from calico_model.evaluation.annotator import Repair, click_curve, clicks_to
 from calico_model.evaluation.matching import hungarian, iou_matrix
 from calico_model.evaluation.metrics import IOU_THRESHOLD
+from calico_model.masks import mask_iou
 from calico_model.types import BoolMask, LabeledGroup, PartMask
 from calico_model.vocabulary import normalise
 from research.bench.photos import SetsOption, find_sets, open_pairs
@@ -189,7 +190,7 @@ def measure_image(
         shown = predicted[places[number]]
         is_named = normalise(shown.label) == normalise(region.label)
         edited = clicks_from(shown.mask) + (0 if is_named else _LABEL)
-        is_right = is_named and bool(iou_matrix([shown.mask], [region.mask])[0, 0] >= IOU_THRESHOLD)
+        is_right = is_named and mask_iou(shown.mask, region.mask) >= IOU_THRESHOLD
         regions.append(TrueRegionEffort(scratch, float(shown.score), edited, is_right))
     taken = set(places.values())
     wrong = tuple(float(part.score) for k, part in enumerate(predicted) if k not in taken)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +19,7 @@ from backend.errors import BackendError
 from calico_model.data.opening import DrawnGroups
 from calico_model.data.synthetic import SceneSplit
 from calico_model.types import LabeledGroup, RegionKind
-from research.bench.server import BenchError, BenchServer, percentile_ms
+from research.bench.server import JSON_HEADERS, BenchError, BenchServer, percentile_ms, repeated
 from research.bench.webhook import measure_webhook
 from research.label_studio.editor import (
     SimulatedProject,
@@ -33,7 +31,6 @@ from research.simulation.site import BaseData, learning_server, open_client
 
 _PROBE_PAUSE_S, _STATUS_PAUSE_S = 0.02, 0.25
 _SEED, _WARM_UP = 7003, 6
-_JSON = {"Content-Type": "application/json"}
 _CONFIG = open_config(list(RegionKind))
 _TAUGHT, _ASKED = SimulatedProject(4, _CONFIG), SimulatedProject(5, _CONFIG)
 _STAGES = ("learning", "measuring")
@@ -138,13 +135,16 @@ def bench_training(
         reader, teach = _prepare(server, reader_groups, pupil_groups, state, show)
         setup = json.dumps(setup_request(_ASKED)).encode()
         with (
-            _repeated(lambda: _probe(server, "GET", "/health", None, times, state)),
-            _repeated(lambda: _probe(server, "POST", "/setup", setup, times, state)),
+            repeated(lambda: _probe(server, "GET", "/health", None, times, state), _PROBE_PAUSE_S),
+            repeated(lambda: _probe(server, "POST", "/setup", setup, times, state), _PROBE_PAUSE_S),
         ):
             show("nothing trains", 0, 1)
             _predict(server, reader, seconds, pause, times["/predict"], state)
             state.is_idle = False
-            with _repeated(lambda: _update_state(server, state), _STATUS_PAUSE_S), _repeated(teach):
+            with (
+                repeated(lambda: _update_state(server, state), _STATUS_PAUSE_S),
+                repeated(teach, _PROBE_PAUSE_S),
+            ):
                 show("training", 0, 1)
                 _predict(server, reader, seconds, pause, times["/predict"], state)
                 show("webhooks while training", 0, 1)
@@ -198,26 +198,8 @@ def _prepare(
     show("the first update", 0, 1)
     teach()
     for _ in range(_WARM_UP):
-        server.ask("POST", "/predict", next(bodies), _JSON)
+        server.ask("POST", "/predict", next(bodies), JSON_HEADERS)
     return bodies, teach_unless_broken
-
-
-@contextmanager
-def _repeated(work: Callable[[], None], pause_s: float = _PROBE_PAUSE_S) -> Iterator[None]:
-    """Calls `work` again and again, in a thread, while the block runs."""
-    stop = threading.Event()
-
-    def run() -> None:
-        while not stop.wait(pause_s):
-            work()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _probe(
@@ -229,7 +211,7 @@ def _probe(
     state: _TrainingState,
 ) -> None:
     was_training = state.is_training
-    reply = server.ask(method, path, body, _JSON if body else None)
+    reply = server.ask(method, path, body, JSON_HEADERS if body else None)
     is_right = reply.status == 200
     state.note(times[path], reply.seconds, is_right=is_right, was_training=was_training)
 
@@ -257,7 +239,7 @@ def _predict(
             return
         before, was_training = len(counted), state.is_training
         began = time.monotonic()
-        reply = server.ask("POST", "/predict", body, _JSON)
+        reply = server.ask("POST", "/predict", body, JSON_HEADERS)
         is_right = reply.status == 200 and b'"result"' in reply.body
         state.note(times, reply.seconds, is_right=is_right, was_training=was_training)
         time.sleep(pause_s)

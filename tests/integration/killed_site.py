@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.cli.label_studio_process import free_port
 from backend.label_studio.brush import encode_mask
 from backend.label_studio.event import parse_events
 from research.bench.server import BenchError, BenchServer
@@ -28,7 +29,6 @@ from research.label_studio.sample import (
     setup_body,
 )
 from tests.integration.killing_points import aim
-from tests.integration.test_server import free_port
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "learning_processes.py"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.cli.label_studio_process import free_port
 from backend.storage.store import open_store
 from research.bench.server import BenchError, BenchServer
 from research.label_studio.sample import click_body, event_body, predict_body, setup_body
@@ -43,12 +44,6 @@ class StuckServer(Server):
 
 StuckServer(load_settings(port=int(sys.argv[1]), data_dir=sys.argv[2])).run()
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

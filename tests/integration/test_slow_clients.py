@@ -14,9 +14,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
+from backend.cli.label_studio_process import free_port
 from backend.serving.http_request import HEAD_S
 from research.label_studio.sample import event_body
-from tests.integration.test_server import JSON, free_port, serve, server_process
+from tests.integration.test_server import JSON, serve, server_process
 
 CLIENTS = 40
 PATIENCE_S = HEAD_S / 2

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from backend.cli.label_studio_process import free_port
 from backend.storage.shelf import open_shelf
 from tests.integration.test_train_records import (  # noqa: F401
     STEPS,
@@ -24,7 +25,6 @@ from tests.integration.test_train_records import (  # noqa: F401
     state,
     whole,
 )
-from tests.servers.processes import free_port
 
 
 class Nodes:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import httpx
 
+from backend.cli.label_studio_process import free_port
 from backend.clock import now_us
 from backend.storage.adapter_files import folder_digest
 from backend.storage.store import open_store
 from backend.storage.tables import adapter
 from tests.integration.counting_model import BASE, FILES
 from tests.integration.studio_double import PROJECT, StudioDouble, served
-from tests.servers.processes import free_port, running
+from tests.servers.processes import running
 
 SERVER = "tests.servers.server_process"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,12 +12,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 IN_CONTAINER = ["unshare", "--uts", "--pid", "--fork", "--kill-child"]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from backend.cli.label_studio_process import free_port
 from backend.cli.prelabel_manifest import read_manifest
 from backend.errors import DamagedFilesError, FilesUnavailableError
 from backend.storage.adapter_files import INCOMING, AdapterFiles, folder_digest
@@ -24,7 +25,7 @@ from tests.integration.studio_double import PROJECT
 from tests.integration.test_train_nodes import check_that_they_go_on, nodes  # noqa: F401
 from tests.integration.test_train_records import inputs, whole  # noqa: F401
 from tests.servers.fleet import fleet_of, wait_for
-from tests.servers.processes import free_port, running
+from tests.servers.processes import running
 from tests.unit.learning.databases import database_url, postgres_server  # noqa: F401
 from tests.unit.storage.test_adapter_files import CONTENT, URI, Machine, kill_in_the_middle
 

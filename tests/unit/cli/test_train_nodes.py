@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli import command_tree, train_nodes
+from backend.cli.label_studio_process import free_port
 from backend.cli.train_nodes import Launch
 from backend.cli.train_peers import UNFINISHED
 from backend.errors import SettingsError
 from calico_model.errors import InvalidConfigError
-from tests.servers.processes import free_port
 
 RECORDS = ["--data", "records"]
 
