@@ -22,8 +22,8 @@ class Studio:
     def __init__(self, *versions: str) -> None:
         self.versions = list(versions)
 
-    def get(self, path: str, params: object = None) -> object:
-        assert path == "/api/predictions/"
+    def raw_predictions(self, task_id: int) -> list[dict[str, object]]:
+        assert task_id == 1
         return [{"id": n, "task": 1, "model_version": v} for n, v in enumerate(self.versions)]
 
     def create_prediction(
