@@ -80,7 +80,7 @@ def encode_outlined(mask: BoolMask) -> list[int]:
 
 
 def _inside(mask: BoolMask, width: int) -> BoolMask:
-    """The pixels of a mask from which its border is at least `width` pixels away, in four ways."""
+    """The pixels of a mask whose four neighbours at a distance of `width` pixels are inside."""
     inside = np.zeros_like(mask)
     height, row = mask.shape
     if min(height, row) > 2 * width:

@@ -169,17 +169,9 @@ def _tasks(
     fields: str,
 ) -> Iterator[object]:
     """Yields the tasks of every page; pages may be smaller than requested."""
-    params: dict[str, str | int] = {
-        "project": project_id,
-        "page_size": page_size,
-        "fields": fields,
-        "resolve_uri": "false",
-        "query": msgspec.json.encode(query).decode(),
-    }
     seen = 0
     for page in range(1, _MOST_PAGES):
-        # 404 on the first page: the project was deleted. 404 on a later page: no more pages.
-        answer = client.get("/api/tasks/", params=params | {"page": page}, may_miss=page > 1)
+        answer = client.task_page(project_id, query, page=page, page_size=page_size, fields=fields)
         wire = _WirePage([]) if answer is None else convert_answer(answer, _WirePage)
         yield from wire.tasks
         seen += len(wire.tasks)

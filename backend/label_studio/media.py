@@ -45,7 +45,7 @@ _STORAGE_SCHEMES = ("s3", "gs", "azure-blob")
 
 
 class Authorization(Protocol):
-    """Gives the Authorization header for Label Studio."""
+    """Makes the Authorization header for Label Studio."""
 
     def header(self, *, renew: bool = False) -> str:
         """Returns the header's value; `renew` after a refusal. Raises LabelStudioError."""

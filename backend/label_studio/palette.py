@@ -1,6 +1,7 @@
 """Colours and hotkeys of a labeling config's labels.
 
-Colours are as far apart as people see them, so that neighbours on a photograph can be told apart.
+Colours differ as much as possible for the human eye, so that neighbours on a photograph can be told
+apart.
 Hotkeys are the same on every image, and none of them is the key of one of the editor's tools.
 """
 

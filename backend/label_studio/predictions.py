@@ -159,16 +159,7 @@ def task_states(client: LabelStudioClient, project_id: int) -> Iterator[TaskStat
         "hiddenColumns": {"explore": hidden, "labeling": hidden},
     }
     for page in range(1, _MOST_PAGES):
-        params: dict[str, str | int] = {
-            "project": project_id,
-            "page": page,
-            "page_size": _PAGE_SIZE,
-            "fields": "task_only",
-            "resolve_uri": "false",
-            "query": msgspec.json.encode(query).decode(),
-        }
-        # 404 on a later page: no more pages.
-        answer = client.get("/api/tasks/", params=params, may_miss=page > 1)
+        answer = client.task_page(project_id, query, page=page, page_size=_PAGE_SIZE)
         wire = _WirePage([]) if answer is None else convert_answer(answer, _WirePage)
         yield from (_state(value) for value in wire.tasks)
         if len(wire.tasks) < _PAGE_SIZE:
@@ -244,15 +235,8 @@ def _has_draft(client: LabelStudioClient, project_id: int, task_id: int) -> bool
         filter_item("draft_exists", "Boolean", "equal", True),
     ]
     query = {"filters": {"conjunction": "and", "items": items}}
-    params: dict[str, str | int] = {
-        "project": project_id,
-        "page": 1,
-        "page_size": 1,
-        "fields": "task_only",
-        "resolve_uri": "false",
-        "query": msgspec.json.encode(query).decode(),
-    }
-    return bool(convert_answer(client.get("/api/tasks/", params=params), _WirePage).tasks)
+    answer = client.task_page(project_id, query, page=1, page_size=1)
+    return bool(convert_answer(answer, _WirePage).tasks)
 
 
 def _state(value: Mapping[str, object]) -> TaskState:

@@ -83,17 +83,7 @@ def untouched_tasks(
     ]
     ordering = "tasks:id" if least_certain_page is None else "tasks:predictions_score"
     query = {"filters": {"conjunction": "and", "items": items}, "ordering": [ordering]}
-    answer = client.get(
-        "/api/tasks/",
-        params={
-            "project": project_id,
-            "page": least_certain_page or 1,
-            "page_size": page_size,
-            "fields": "task_only",
-            "resolve_uri": "false",
-            "query": msgspec.json.encode(query).decode(),
-        },
-    )
+    answer = client.task_page(project_id, query, page=least_certain_page or 1, page_size=page_size)
     page = convert_answer(answer, _WirePage)
     tasks = []
     for value in page.tasks:

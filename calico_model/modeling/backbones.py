@@ -62,7 +62,7 @@ TwoWayTransformer = _sam.TwoWayTransformer
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around an identity; the second norm starts at zero."""
+    """Residual block of two 3x3 convolutions; the second norm starts at zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -200,8 +200,8 @@ def _layer_norm(width: int) -> nn.LayerNorm:
 def build_language(config: CalicoConfig) -> LlamaForCausalLM:
     """Llama; untied output head, as in Vicuna.
 
-    Its attention is PyTorch's: without a mask it is causal, where the plain form would see
-    everything, and it reads masks of booleans, which the plain form would add.
+    Its attention is PyTorch's ("sdpa"): it is causal without a mask, and it accepts masks of
+    booleans. The form "eager" would attend to every position, and would add the booleans.
     """
     language = config.language
     return LlamaForCausalLM(
