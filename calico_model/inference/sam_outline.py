@@ -1,8 +1,9 @@
 """What clicks and boxes mean in a photograph, by MobileSAM.
 
 A lone click may mean a part of a part, a part or the whole: the decoder draws three masks. People
-click near the middle of what they mean, so that the mask is taken in whose middle the click is. The
-earlier mask of a correction is given to the decoder as logits, with all clicks so far.
+click near the middle of what they mean, so that the mask is taken in whose middle the click is, or
+that agrees with what the project has learned to see there. The earlier mask of a correction is
+given to the decoder as logits, with all clicks so far.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ _MAX_CLICKS = 64
 _LEAST_AGREEMENT = 0.65
 """IoU of a predicted mask with MobileSAM's from which both show one thing."""
 _SIZE_BIAS = np.array((-0.1, 0.0, -0.1))
-"""Bias of the three masks of a lone click, the smallest first: annotators mean parts. The mask of
-the greatest sum of this bias, its predicted IoU and the click's depth in it is taken. On seven sets
-of photographs such masks have a mean IoU of 0.53, those of the greatest predicted IoU 0.46. Clicks
-anywhere in the inner half of a part have 0.47 and 0.44."""
+_LEARNED_WEIGHT = 0.5
+"""Bias of the three masks of a lone click, the smallest first: annotators mean parts. The mask is
+taken whose sum of this bias, its predicted IoU, the click's depth in it and its weighted agreement
+with what was learned is greatest. On seven sets of photographs such masks have a mean IoU of 0.53
+before anything was learned, those of the greatest predicted IoU 0.46. Clicks anywhere in the inner
+half of a part have 0.47 and 0.44. Where a part was learned under the click (three sets), they have
+0.53, and masks in the rectangle of that part 0.46."""
 
 
 def embed(sam: MobileSam, image: RgbImage) -> Tensor:
@@ -60,7 +64,11 @@ def _to_frame(image: RgbImage, side: int) -> Tensor:
 
 
 def outline(
-    sam: MobileSam, embedding: Tensor, size_hw: tuple[int, int], prompt: MaskPrompt
+    sam: MobileSam,
+    embedding: Tensor,
+    size_hw: tuple[int, int],
+    prompt: MaskPrompt,
+    learned: BoolMask | None = None,
 ) -> tuple[BoolMask, float]:
     """Draws the mask that a prompt means.
 
@@ -69,6 +77,7 @@ def outline(
         embedding: see `embed`.
         size_hw: height and width of the image in pixels.
         prompt: in pixels of the image.
+        learned: (H, W) bool, the region that the project has learned to see under a lone click.
 
     Returns:
         mask: (H, W) bool, may be empty.
@@ -98,13 +107,26 @@ def outline(
     levels = [_in_frame(level, shown, sam.side) for level in logits]
     best = 0
     if is_lone_click and places is not None:
-        column, row = places[0].tolist()
-        depths = np.array([depth_of(level > 0, row, column) for level in levels])
-        best = int((depths + iou.float().cpu().numpy() + _SIZE_BIAS).argmax())
+        best = _meant(levels, iou, places[0], learned)
     height, width = size_hw
     whole = cv2.resize(levels[best], (width, height), interpolation=cv2.INTER_LINEAR)
     mask: BoolMask = np.asarray(whole) > 0
     return mask, float(iou[best].clamp(0.0, 1.0))
+
+
+def _meant(
+    levels: Sequence[NDArray[np.float32]], iou: Tensor, place: Tensor, learned: BoolMask | None
+) -> int:
+    """Number of the one of three masks that a lone click at (x, y) of the frame means."""
+    column, row = place.tolist()
+    worth: NDArray[np.float64] = iou.double().cpu().numpy() + _SIZE_BIAS
+    worth += [depth_of(level > 0, row, column) for level in levels]
+    if learned is not None:
+        height, width = levels[0].shape
+        scaled = cv2.resize(learned.astype(np.float32), (width, height))
+        agreement = [mask_iou(level > 0, np.asarray(scaled) > 0.5) for level in levels]
+        worth += _LEARNED_WEIGHT * np.array(agreement)
+    return int(worth.argmax())
 
 
 def depth_of(mask: BoolMask, row: float, column: float) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor
 from calico_model.config import CalicoConfig
 from calico_model.errors import InvalidMaskError
 from calico_model.inference.images import mask_shares, scaled_size_hw
-from calico_model.inference.low_res_mask import Coarse, Decoded, extent_of, mask_of
+from calico_model.inference.low_res_mask import Coarse, Decoded, mask_of
 from calico_model.inference.mask_refinement import (
     Picture,
     around,
@@ -155,16 +155,13 @@ def _outline_by_sam(
 ) -> tuple[BoolMask, float]:
     """Outlines what a prompt means in a photograph by MobileSAM; returns mask and predicted IoU.
 
-    A lone click on a part that the project has learned to see means something of that size. What is
+    A lone click on a part that the project has learned to see rather means that part. What is
     corrected is a region that MobileSAM did not draw: its rectangle is part of the prompt.
     """
     size_hw = image.shape[0], image.shape[1]
-    if prompt.corrects_region and prompt.box is None:
-        asked = with_region(prompt)
-    else:
-        learned = _learned_region(model, features, prompt, size_hw)
-        asked = prompt if learned is None else replace(prompt, box=extent_of(learned))
-    mask, iou = outline(sam, embed(sam, image), size_hw, asked)
+    asked = with_region(prompt) if prompt.corrects_region and prompt.box is None else prompt
+    learned = _learned_region(model, features, asked, size_hw)
+    mask, iou = outline(sam, embed(sam, image), size_hw, asked, learned)
     return _obey_last_click(_inside_box(mask, prompt), prompt), iou
 
 

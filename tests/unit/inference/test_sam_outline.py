@@ -62,6 +62,22 @@ def test_a_click_is_deepest_in_the_middle_of_the_piece_it_is_in():
     assert 0 < depth_of(mask, 40, 60) < 0.2  # the last pixel, of a click on the lower right corner
 
 
+def test_what_was_learned_under_a_lone_click_says_which_thing_is_meant(sam):
+    image = np.full((HEIGHT, WIDTH, 3), (90, 120, 80), np.uint8)
+    cv2.rectangle(image, (40, 40), (279, 199), (200, 180, 60), -1)
+    cv2.rectangle(image, (70, 70), (249, 169), (170, 150, 60), -1)
+    cv2.circle(image, (160, 120), 22, (60, 60, 60), -1)
+    image = np.clip(image + np.random.default_rng(0).normal(0, 4, image.shape), 0, 255)
+    image = image.astype(np.uint8)
+    knob = cv2.circle(np.zeros((HEIGHT, WIDTH), np.uint8), (160, 120), 22, 1, -1) > 0
+    drawer = np.zeros((HEIGHT, WIDTH), bool)
+    drawer[70:170, 70:250] = True
+    prompt = MaskPrompt((Click(160, 120),))
+    for learned in (knob, drawer):
+        mask, _ = outline(sam, embed(sam, image), (HEIGHT, WIDTH), prompt, learned)
+        assert mask_iou(mask, learned) > 0.85
+
+
 def test_a_box_outlines_the_thing_inside_whichever_corner_comes_first(sam, picture):
     box = (36.0, 66.0, 144.0, 174.0)
     mask = drawn(sam, picture, MaskPrompt(box=box))

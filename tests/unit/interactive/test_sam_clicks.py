@@ -55,32 +55,30 @@ def test_the_last_click_is_obeyed(photo_model, picture):
     assert outlined(photo_model, picture, MaskPrompt(added, previous=DISC)).mask[40, 200]
 
 
-def test_a_lone_click_means_a_thing_of_the_size_that_was_learned_there(
-    photo_model, picture, monkeypatch
-):
+def test_a_lone_click_is_compared_with_what_was_learned_there(photo_model, picture, monkeypatch):
     learned = np.zeros((HEIGHT, WIDTH), bool)
     learned[60:100, 70:110] = True
-    asked = []
+    compared = []
 
-    def noted(_sam, _embedding, _size_hw, prompt):
-        asked.append(prompt)
-        return learned, 0.5
+    def noted(_sam, _embedding, _size_hw, _prompt, learned):
+        compared.append(learned)
+        return DISC, 0.5
 
     monkeypatch.setattr(clicking, "part_at", lambda *_: learned)
     monkeypatch.setattr(clicking, "outline", noted)
     click = Click(90, 80)
     outlined(photo_model, picture, MaskPrompt((click,)))
     outlined(photo_model, picture, MaskPrompt((click,), previous=DISC))
-    assert [(one.clicks, one.box) for one in asked] == [
-        ((click,), (70.0, 60.0, 110.0, 100.0)),
-        ((click,), None),
-    ]
+    outlined(photo_model, picture, MaskPrompt((click,), previous=DISC, corrects_region=True))
+    outlined(photo_model, picture, MaskPrompt(box=(38.0, 38.0, 80.0, 122.0)))
+    assert compared[0] is learned
+    assert compared[1:] == [None, None, None]
 
 
 def test_a_region_that_is_corrected_is_described_to_the_network(photo_model, picture, monkeypatch):
     asked = []
 
-    def noted(_sam, _embedding, _size_hw, prompt):
+    def noted(_sam, _embedding, _size_hw, prompt, _learned):
         asked.append(prompt)
         return DISC, 0.5
 
