@@ -16,6 +16,7 @@ from calico_model.errors import InvalidMaskError
 from calico_model.inference.dense_detection import detect_regions
 from calico_model.inference.images import mask_shares
 from calico_model.inference.mask_refinement import draw_outlines, picture_of, refine_masks
+from calico_model.inference.sam_outline import follow_edges
 from calico_model.inference.segments import SizesHw, sizes_of
 from calico_model.interactive.propagate.apart import tell_apart, without
 from calico_model.interactive.propagate.exemplar import LogitProposal, find_in_images
@@ -115,7 +116,10 @@ def _photo_proposals(
     part: PartMask,
     objects: Sequence[str | None],
 ) -> tuple[Proposal, ...]:
-    """Proposes a part of a photograph: by a name that the project has learned, or by appearance."""
+    """Proposes a part of a photograph: by a name that the project has learned, or by appearance.
+
+    MobileSAM, if it is installed, draws the edges of what is proposed, as it does for predictions.
+    """
     sizes_hw = sizes_of(images)
     dense = detect_regions(model, features, sizes_hw, images)
     label = normalise(part.label)
@@ -131,7 +135,9 @@ def _photo_proposals(
         pictures = [picture_of(model, features, p.image, images[p.image]) for p in rough]
         masks = refine_masks(refiner, pictures, [p.mask for p in rough], [None] * len(rough))
         proposed = [replace(p, mask=mask) for p, mask in zip(rough, masks, strict=True)]
-    by_image = {proposal.image: proposal for proposal in proposed if proposal.mask.any()}
+    others = [p for p in proposed if p.mask.any() and p.image != part.image_index]
+    by_image = {proposal.image: proposal for proposal in others}
+    sam = model.mobile_sam()
     proposals = []
     for image in range(len(images)):
         if image == part.image_index:
@@ -140,10 +146,13 @@ def _photo_proposals(
         if proposal is None:
             proposals.append(Proposal(image, (), 0.0))
             continue
+        mask = proposal.mask
+        if sam is not None:
+            mask, _ = follow_edges(sam, images[image], mask)
         region = replace(
             part,
             image_index=image,
-            mask=proposal.mask,
+            mask=mask,
             object_label=(objects[image] if objects else None) or part.object_label,
             score=proposal.presence,
             evidence=None,

@@ -78,6 +78,20 @@ def test_photographs_are_asked_by_looks(unfamiliar: Calico) -> None:
     assert mask_iou(region.mask, masks[1]) > 0.4
 
 
+def test_mobile_sam_draws_the_edges_of_what_is_proposed(
+    unfamiliar: Calico, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = [ball((70, 80), 1), ball((150, 90), 2)]
+    images, masks = [one for one, _ in drawn], [one for _, one in drawn]
+    part = PartMask(0, RegionKind.COMMON_PART, "ball", masks[0])
+    features = seen(unfamiliar, images)
+    ((with_it,),) = (one.parts for one in transfer(unfamiliar, features, images, part))
+    monkeypatch.setattr(Calico, "mobile_sam", lambda _model: None)
+    ((without,),) = (one.parts for one in transfer(unfamiliar, features, images, part))
+    assert mask_iou(with_it.mask, masks[1]) > max(0.95, mask_iou(without.mask, masks[1]))
+    assert with_it.score == without.score
+
+
 def test_a_name_that_the_project_has_learned_decides(unfamiliar: Calico) -> None:
     drawn = [ball((70, 80), 1), ball((90, 70), 2)]
     images, masks = [one for one, _ in drawn], [one for _, one in drawn]
