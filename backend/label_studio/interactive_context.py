@@ -104,14 +104,14 @@ def reply_result(question: TextPrompt, schema: LabelSchema, reply: str) -> dict[
 def note_results(
     notes: Mapping[int, str], schema: LabelSchema, images: int
 ) -> list[dict[str, object]]:
-    """Returns text results that show the annotator a sentence beside an image.
+    """Returns text results that show the annotator a sentence beside an image, or take it away.
 
     A note goes into the image's text area that takes no text of annotators; Label Studio shows it
     and never saves it. A config without one has the notes in its prompt box, as lines that are not
     read as questions; without either, nothing can be shown.
 
     Args:
-        notes: sentence by 0-based image.
+        notes: sentence by 0-based image; "" empties the note that stands there.
         schema: the project's labeling config.
         images: of the group.
     """
@@ -120,8 +120,9 @@ def note_results(
     for index in sorted(notes):
         tag = schema.slot(index).note if index in places else None
         if tag is not None:
-            results.append(_text_result(tag, schema.slot(index).image, [notes[index]]))
-        else:
+            lines = [notes[index]] if notes[index] else []
+            results.append(_text_result(tag, schema.slot(index).image, lines))
+        elif notes[index]:
             left.append(f"{REPLY_MARK}image {index + 1}: {notes[index]}")
     box = next((schema.slot(index) for index in places if schema.slot(index).ask), None)
     if left and box is not None:

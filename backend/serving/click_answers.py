@@ -125,8 +125,13 @@ class ClickAnswers:
                 about = {"task": job.task.id, "prompts": len(job.prompts)}
                 _log.warning("clicks left out", extra={"event": "clicks_left_out", **about})
         with self._metrics.stage("render"):
-            labels = [part.label for part in suggestions.prediction.parts[:outlined]]
-            notes = absent_notes(labels, suggestions.absent, is_series=job.task.is_series)
+            parts = suggestions.prediction.parts
+            notes = absent_notes(
+                [part.label for part in parts[:outlined]],
+                suggestions.absent,
+                {part.image_index for part in parts[outlined:]},
+                is_series=job.task.is_series,
+            )
             job = replace(job, ids=suggestions.ids, notes=notes)
             regions, score = self._render(suggestions.prediction, job, group)
         self._metrics.tasks.labels("assisted").inc()

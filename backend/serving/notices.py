@@ -5,7 +5,7 @@ Pure: sentences by 0-based image. How they are shown is the wire door's matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from backend.types import Task
 
@@ -32,19 +32,26 @@ def nothing_found() -> Mapping[int, str]:
 
 
 def absent_notes(
-    labels: Sequence[str], absent: Sequence[int], *, is_series: bool = False
+    labels: Sequence[str],
+    absent: Sequence[int],
+    found: Iterable[int] = (),
+    *,
+    is_series: bool = False,
 ) -> Mapping[int, str]:
     """Returns a note for every image on which a pointed-out part was sought and not found.
 
+    Where it was found, the note is empty: an earlier click may have said that it is absent.
+
     Args:
         labels: of what was pointed out; "" for something without a name.
-        absent: the images.
+        absent: the images without it.
+        found: the images with it.
         is_series: it was followed through a series, and got lost.
     """
     named = [label for label in dict.fromkeys(labels) if label]
     what = " or ".join(named) if named else "the same part"
     fate = "lost here" if is_series else "not found here"
-    return dict.fromkeys(absent, f"{what}: {fate}")
+    return dict.fromkeys(found, "") | dict.fromkeys(absent, f"{what}: {fate}")
 
 
 def problem_notes(task: Task, error: str, detail: str) -> Mapping[int, str]:

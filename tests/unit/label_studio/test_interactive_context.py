@@ -131,6 +131,12 @@ def test_notes_without_a_place_go_into_the_prompt_box_and_are_no_question() -> N
     }
 
 
+def test_an_empty_note_takes_away_what_stands_beside_its_image_and_nothing_else() -> None:
+    beside = images(_NOTE, _NOTE)
+    assert lines(beside, {1: ""}) == {("note_1", "i1"): {"text": []}}
+    assert lines(images("", _ASK), {1: "", 0: ""}) == {}
+
+
 def test_without_any_place_there_are_no_notes() -> None:
     assert note_results({0: "not here"}, images("", ""), 2) == []
 

@@ -40,4 +40,5 @@ def test_what_is_absent_is_told_on_the_images_without_it() -> None:
     assert absent_notes(["lid", "handle"], (1,)) == {1: "lid or handle: not found here"}
     assert absent_notes([""], (1,)) == {1: "the same part: not found here"}
     assert absent_notes(["handle"], ()) == {}
+    assert absent_notes(["handle"], (1,), {1, 2}) == {1: "handle: not found here", 2: ""}
     assert absent_notes(["lid"], (1,), is_series=True) == {1: "lid: lost here"}
