@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calico_model.inference.images import scaled_size_hw, to_mask
-from calico_model.masks import Extent
-from calico_model.masks import extent_of as extent_of
+from calico_model.masks import Extent, extent_of
 from calico_model.types import BoolMask
 
 _LEAST_LINES = 256  # samples of the longest side, to find the extent of a mask

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from calico_model.inference.detection_odds import EdgeEvidence
 from calico_model.inference.images import SAM_MEAN, SAM_STD, scaled_size_hw
-from calico_model.inference.low_res_mask import extent_of
 from calico_model.inference.prompt import Click, MaskPrompt
-from calico_model.inference.sharpening import mask_iou
 from calico_model.loading.placement import is_fast_in_half
+from calico_model.masks import extent_of, mask_iou
 from calico_model.modeling.mask_decoder import coverage_logits
 from calico_model.modeling.mobile_sam import MobileSam
 from calico_model.types import BoolMask, RgbImage

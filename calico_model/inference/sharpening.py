@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calico_model.masks import mask_iou as mask_iou
 from calico_model.types import BoolMask, RgbImage
 
 _WORKING_SIDE = 512

@@ -31,7 +31,7 @@ from calico_model.inference.mask_refinement import (
 )
 from calico_model.inference.prompt import Click, MaskPrompt
 from calico_model.inference.sam_outline import embed, outline, with_region
-from calico_model.inference.sharpening import mask_iou
+from calico_model.masks import mask_iou
 from calico_model.modeling.features import ImageFeatures
 from calico_model.modeling.mask_decoder import AMBIGUOUS, SINGLE, PointKind, coverage_logits
 from calico_model.modeling.mobile_sam import MobileSam
@@ -156,12 +156,16 @@ def _outline_by_sam(
     """Outlines what a prompt means in a photograph by MobileSAM; returns mask and predicted IoU.
 
     A lone click on a part that the project has learned to see rather means that part. What is
-    corrected is a region that MobileSAM did not draw: its rectangle is part of the prompt.
+    corrected is a region that MobileSAM did not draw: its rectangle is part of the prompt, and a
+    negative click only takes away from it.
     """
     size_hw = image.shape[0], image.shape[1]
     asked = with_region(prompt) if prompt.corrects_region and prompt.box is None else prompt
     learned = _learned_region(model, features, asked, size_hw)
     mask, iou = outline(sam, embed(sam, image), size_hw, asked, learned)
+    if prompt.corrects_region and prompt.clicks and not prompt.clicks[-1].is_positive:
+        assert prompt.previous is not None
+        mask = mask & prompt.previous
     return _obey_last_click(_inside_box(mask, prompt), prompt), iou
 
 

@@ -78,6 +78,7 @@ def _fit_kind(judged: Mapping[str, Sequence[JudgedRegion]], *, is_object: bool) 
         np.array([one.is_right for one in rows], np.float64),
         mean=np.array([1.0, 0.0, 0.0, 0.0]),
         precision=np.array([1.0, 1.0, 1.0, 0.01]),
+        least=np.array([0.0, 0.0, 0.0, -np.inf]),  # more evidence never lowers the chance
         row_weight=set_weights(by_set),
     )
     return EdgeWeights(*(float(value) for value in fitted))

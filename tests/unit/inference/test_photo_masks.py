@@ -8,7 +8,7 @@ import pytest
 
 from calico_model.inference.photo_masks import refine_photo_masks
 from calico_model.inference.segments import Segment
-from calico_model.inference.sharpening import mask_iou
+from calico_model.masks import mask_iou
 from calico_model.modeling.mobile_sam import MobileSam, load_mobile_sam, mobile_sam_file
 from calico_model.types import RegionKind
 

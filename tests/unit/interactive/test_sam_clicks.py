@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -101,3 +103,18 @@ def test_a_region_that_is_corrected_is_described_to_the_network(photo_model, pic
     # The mask of earlier clicks is MobileSAM's own.
     outlined(photo_model, picture, MaskPrompt((inside, outside), previous=DISC))
     assert (asked[-1].clicks, asked[-1].box) == ((inside, outside), None)
+
+
+def test_a_negative_click_on_a_region_that_was_there_only_takes_away(
+    photo_model, picture, monkeypatch
+):
+    larger = np.zeros((HEIGHT, WIDTH), bool)
+    larger[20:140, 20:140] = True
+    monkeypatch.setattr(clicking, "outline", lambda *_: (larger, 0.5))
+    hole = Click(80.5, 80.5, is_positive=False)
+    prompt = MaskPrompt((hole,), previous=DISC, corrects_region=True)
+    mask = outlined(photo_model, picture, prompt).mask
+    assert not (mask & ~DISC).any()
+    assert not mask[80, 80]
+    added = replace(prompt, clicks=(hole, Click(130, 130)))
+    assert outlined(photo_model, picture, added).mask[130, 130]
