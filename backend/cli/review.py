@@ -138,12 +138,15 @@ def _order(
             f"{_tasks(missing)} without a prediction of {version}:\n"
             f"calico predict-all --project {project.id}"
         )
+    if drafts := sum(state.has_draft for state in states):
+        typer.echo(f"{_tasks(drafts)} left out: somebody has begun and not submitted.")
     if view is not None:
         typer.echo(f"In this order in Label Studio: {view}")
     return {
         "version": version,
         "tasks": len(states),
         "to_review": len(scored),
+        "with_draft": drafts,
         "without_prediction": missing,
         "view": view,
         "order": [state.id for state in ordered],

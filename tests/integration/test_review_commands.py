@@ -184,6 +184,8 @@ def test_the_doubtful_tasks_come_first_in_a_tab_of_their_own(studio, run):
         shown, report = run("review")
     assert shown.exit_code == 0
     assert report["order"] == [2, 1, 3]
+    assert report["with_draft"] == 1
+    assert "1 task left out: somebody has begun and not submitted" in shown.stdout
     default, view = studio.views.values()
     assert (default["data"]["title"], view["data"]["title"]) == ("Default", REVIEW_TITLE)
     assert view["data"]["ordering"] == ["tasks:predictions_score"]
