@@ -48,6 +48,9 @@ class ServedModel(NamedWeights, Protocol):
     def encode(self, group: ImageGroup) -> None:
         """Encodes the images that have no features yet, so that a later call is quick."""
 
+    def prepare_clicks(self, group: ImageGroup, image_index: int) -> None:
+        """Does what the first click on an image of a group would have to wait for."""
+
     def describe(self, group: ImageGroup) -> Vector:
         """Returns how a group looks: (d,) float32 of length 1; alike groups have alike vectors."""
 

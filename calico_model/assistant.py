@@ -70,6 +70,20 @@ class Assistant:
             )
             return clicks.refine(session.model, session.features, alone.images[0], prompt, known)
 
+    def prepare_clicks(self, group: ImageGroup, image_index: int) -> None:
+        """Does what the first click on an image would have to wait for.
+
+        Args:
+            group: 1 to 8 images; only the one image is encoded.
+            image_index: 0-based.
+
+        Raises:
+            CheckpointError: there is no adapter of that version.
+        """
+        alone = group.only(image_index)
+        with self._predictor.acquire(alone, adapter=self._adapter) as session:
+            clicks.prepare(session.model, session.features, alone.images[0])
+
     def refer(
         self,
         group: ImageGroup,

@@ -36,6 +36,9 @@ class ModelDouble:
     def encode(self, group) -> None:
         pass
 
+    def prepare_clicks(self, group, image_index) -> None:
+        pass
+
     def describe(self, group) -> Vector:
         return np.ones(1, np.float32)
 

@@ -46,6 +46,10 @@ class _LoadedVersion(ABC):
         """Encodes the images that have no features yet."""
         self.thread.run(lambda: self.model.encode(group))
 
+    def prepare_clicks(self, group: ImageGroup, image_index: int) -> None:
+        """Does what the first click on an image of a group would have to wait for."""
+        self.thread.run(lambda: self.assistant().prepare_clicks(group, image_index))
+
     def describe(self, group: ImageGroup) -> Vector:
         """Returns how a group looks; the encoders are frozen, so every version answers the same."""
         return self.thread.run(lambda: describe(self.model.encode(group)))

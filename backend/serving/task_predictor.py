@@ -214,11 +214,13 @@ class TaskPredictor:
             self._sources.encode_ahead(group, index)
 
     def predict_ahead(self, task: Task, step_aside: Callable[[], None]) -> None:
-        """Predicts an encoded task whose answer came from the store, for the clicks that follow.
+        """Prepares the clicks that follow on an encoded task.
+
+        It is predicted, where its answer came from the store, and its images are prepared.
 
         Args:
             task: as in `encode_ahead`.
-            step_aside: called before; returns when nobody else needs the model.
+            step_aside: called before each step; returns when nobody else needs the model.
 
         Raises:
             NotReadyError: the weights cannot be used.
@@ -231,6 +233,10 @@ class TaskPredictor:
         step_aside()
         if not self._groups.predictions.is_known(content_key(group), model.version):
             self._groups.predict(group, model, stage="warm")
+        for index in range(len(group)):
+            step_aside()
+            with self._groups.lock, self._metrics.stage("warm"):
+                model.prepare_clicks(group, index)
 
     def _fetch(self, job: PredictionJob) -> ImageGroup:
         group = self._opened.get(job.task) if job.is_interactive else None

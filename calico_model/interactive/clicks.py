@@ -95,7 +95,7 @@ def refine(
     size_hw = image.shape[0], image.shape[1]
     sparse, iou, logits = decode(model, features, size_hw, prompt)
     picture = picture_of(model, features, 0, image)
-    if model.photo_refiner is not None and not model.is_familiar(features):
+    if _is_photo(model, features):
         sam = model.mobile_sam()
         if sam is None:
             mask = _outline_in_photo(model, features, picture, prompt)
@@ -117,6 +117,23 @@ def refine(
         # The first mask shows where the thing is: look there.
         mask = _refine_or_keep(model, picture, mask, prompt)
     return Refined(mask, iou, sparse, logits)
+
+
+@torch.inference_mode()
+def prepare(model: Calico, features: ImageFeatures, image: RgbImage) -> None:
+    """Encodes a photograph for MobileSAM, if it is to answer clicks; it remembers the image.
+
+    Args:
+        model, features, image: as in `refine`.
+    """
+    sam = model.mobile_sam() if _is_photo(model, features) else None
+    if sam is not None:
+        embed(sam, image)
+
+
+def _is_photo(model: Calico, features: ImageFeatures) -> bool:
+    """Whether clicks on an image are answered as on photographs."""
+    return model.photo_refiner is not None and not model.is_familiar(features)
 
 
 def _outline_in_photo(

@@ -230,6 +230,13 @@ def test_a_group_whose_prediction_was_not_kept_is_predicted_ahead(client, predic
     assert predictor.told[-1].version == predictor.version
 
 
+def test_images_of_an_opened_task_are_prepared_for_clicks(client, predictor, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(predictor, "prepare_clicks", lambda _, index: prepared.append(index))
+    asked(client, opened(payload("predict_interactive_ui_keypoints_repeater")))
+    wait_until(lambda: prepared == [0, 1])
+
+
 def test_at_one_of_several_servers_a_click_waits_for_what_it_builds_on(
     client, predictor, monkeypatch
 ):
@@ -273,10 +280,15 @@ def closed(body, *, label=None):
     return asked_for
 
 
+def spoken(result):
+    """The results without those that empty a note."""
+    return [one for one in result if one["value"].get("text") != []]
+
+
 def texts(result, *keys):
     """What is said about each region, by tag."""
-    group_prediction = {one["id"]: {} for one in result}
-    for one in result:
+    group_prediction = {one["id"]: {} for one in spoken(result)}
+    for one in spoken(result):
         for key in keys or ("labels", "choices"):
             if key in one["value"]:
                 group_prediction[one["id"]][key] = one["value"][key]
@@ -303,7 +315,7 @@ def test_of_a_closed_set_a_region_without_a_label_is_named_on_every_image(client
 def test_of_a_closed_set_an_unsure_region_is_not_sent_and_a_note_asks_for_a_label(
     client, predictor
 ):
-    (told,) = asked(client, closed(payload(REPEATER)))
+    (told,) = spoken(asked(client, closed(payload(REPEATER))))
     assert (told["from_name"], told["value"]["text"]) == ("note_0", [CHOOSE_LABEL])
     assert predictor.named == 1
 
@@ -322,7 +334,7 @@ def test_a_region_whose_label_is_no_longer_offered_is_not_sent(make_app, name_re
     body["tasks"][0]["drafts"] = [{"id": 1, "result": drawn}]
     result = asked(app.test_client(), body | {"params": {"context": {"result": [point]}}})
     assert drawn[0]["id"] not in shapes(result)
-    assert [one["value"]["text"] for one in result if one["type"] == "textarea"] == [[CHOOSE_LABEL]]
+    assert texts(result, "text")[-1:] == [{"text": [CHOOSE_LABEL]}]
 
 
 def test_without_a_click_or_a_question_nothing_is_suggested(client, predictor):

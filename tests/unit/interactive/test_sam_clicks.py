@@ -118,3 +118,14 @@ def test_a_negative_click_on_a_region_that_was_there_only_takes_away(
     assert not mask[80, 80]
     added = replace(prompt, clicks=(hole, Click(130, 130)))
     assert outlined(photo_model, picture, added).mask[130, 130]
+
+
+def test_only_a_photograph_is_encoded_before_the_first_click(photo_model, picture):
+    outlined(photo_model, picture, MaskPrompt((Click(80, 80),)))  # makes the model ready
+    sam = photo_model.mobile_sam()
+    features = photo_model.encode(to_pixels([picture], photo_model.config))
+    for bias, encoded in ((1.0, 0), (-1.0, 1)):
+        sam.embeddings.clear()
+        photo_model.familiarity.bias.fill_(bias)
+        clicking.prepare(photo_model, features, picture)
+        assert len(sam.embeddings) == encoded
